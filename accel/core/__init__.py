@@ -1,0 +1,1 @@
+"""The words of the house as typed values. Standard library only; nothing here does any work."""

@@ -1,0 +1,188 @@
+"""One error tree. Guarantee: every failure a person can meet is one of these, and reads as one line.
+
+    AccelError
+    ├── UsageError            what was given cannot be used: says what, and what to do
+    │   ├── SettingsError     a setting, key or file of ours
+    │   ├── CorpusError       documents that cannot be read or indexed
+    │   └── QueryError        a question that cannot be asked
+    ├── ModelError            weights missing, or not the ones that were pinned
+    ├── IndexError_           an index that is half-written, foreign, or of another Spec
+    ├── TermsError            the provider's terms forbid it: carries the clause
+    ├── LedgerError           the durable record cannot be read or written
+    │   └── OverBudget        the reservation would pass a limit: nothing was started
+    ├── ProviderError         one provider, one call; the class decides what routing does next
+    │   ├── Unreachable       no answer: connection, DNS, time-out, 5xx
+    │   ├── RateLimited       429: slow down, not broken
+    │   ├── NoCapacity        nothing free now: queue again later
+    │   ├── QuotaExhausted    nothing free until the quota refreshes
+    │   ├── Unauthorised      401, 402, 403: disabled until the person mends it
+    │   ├── Rejected          4xx: this request will never be taken by this provider
+    │   ├── OutOfMemory       this size on this GPU is infeasible
+    │   ├── Preempted         the machine was taken away; nobody did wrong
+    │   ├── JobFailed         the far end ran and failed
+    │   ├── BadOutput         the far end answered with something that does not validate
+    │   └── TimedOut          our deadline passed first
+    └── EveryAttemptFailed    the cascade is over: lists every attempt
+
+Retries live in one layer (``routing.cascade``), which reads ``retry`` and the class; providers never
+retry. ``exit_code`` is what the command line returns: 2 for what the person can mend at the
+keyboard, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from accel.core.attempt import Attempt
+
+
+class AccelError(Exception):
+    """Base of every error we raise on purpose. ``str(error)`` is one line, fit for a terminal."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+        super().__init__(f"{self.message} {self.hint}".strip())
+
+
+class UsageError(AccelError):
+    """Something the person gave cannot be used."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting, a key or a settings file cannot be used. Never repeats a secret's value."""
+
+
+class CorpusError(UsageError):
+    """Documents cannot be read or indexed."""
+
+
+class QueryError(UsageError):
+    """A question cannot be asked as it stands."""
+
+
+class ModelError(AccelError):
+    """A model is missing, or its weights are not the pinned ones."""
+
+
+class IndexError_(AccelError):
+    """An index is half-written, foreign, damaged, or was made under another Spec."""
+
+
+class TermsError(UsageError):
+    """The provider's terms forbid this use.
+
+    ``clause`` quotes or sums up the term; ``url`` and ``read_on`` say where and when it was read.
+    """
+
+    def __init__(self, message: str, *, clause: str, url: str, read_on: str) -> None:
+        self.clause, self.url, self.read_on = clause, url, read_on
+        super().__init__(message, hint=f"Term: {clause} ({url}, read {read_on}).")
+
+
+class LedgerError(AccelError):
+    """The ledger cannot be read or written."""
+
+
+class OverBudget(LedgerError):
+    """A reservation would pass a limit. Nothing was started and nothing is held."""
+
+
+class Retry(StrEnum):
+    """What the cascade may do after a provider error."""
+
+    SAME = "same"      # the same offer may be tried again, after a pause
+    NEXT = "next"      # go to another offer
+    NEVER = "never"    # no offer will take it: the input itself is at fault
+
+
+class ProviderError(AccelError):
+    """One call to one provider failed.
+
+    provider: its name. retry_after_s: what the provider asked for, seconds, if it said so.
+    """
+
+    retry: ClassVar[Retry] = Retry.NEXT
+
+    def __init__(
+        self, message: str, *, provider: str, hint: str = "", retry_after_s: float | None = None
+    ) -> None:
+        self.provider = provider
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{provider}: {message}", hint=hint)
+
+
+class Unreachable(ProviderError):
+    """No usable answer came back; whether the request took effect is unknown."""
+
+    retry = Retry.SAME
+
+
+class RateLimited(ProviderError):
+    """The provider asked us to slow down (HTTP 429)."""
+
+    retry = Retry.SAME
+
+
+class NoCapacity(ProviderError):
+    """The provider has nothing free now (a session limit, no machine of that kind)."""
+
+
+class QuotaExhausted(ProviderError):
+    """The free quota is used up. ``resets_at`` is UTC, when the provider tells."""
+
+    def __init__(self, message: str, *, provider: str, resets_at: datetime | None = None) -> None:
+        self.resets_at = resets_at
+        hint = f"It refreshes at {resets_at:%Y-%m-%d %H:%M} UTC." if resets_at else ""
+        super().__init__(message, provider=provider, hint=hint)
+
+
+class Unauthorised(ProviderError):
+    """The key is missing, wrong, expired, or may not do this."""
+
+
+class Rejected(ProviderError):
+    """The provider will never take this request as it stands."""
+
+
+class OutOfMemory(ProviderError):
+    """The work does not fit this GPU at this size."""
+
+
+class Preempted(ProviderError):
+    """The machine was taken away in the middle."""
+
+
+class JobFailed(ProviderError):
+    """The far end ran our code and it failed; ``log_tail`` holds its last lines."""
+
+    def __init__(self, message: str, *, provider: str, log_tail: str = "") -> None:
+        self.log_tail = log_tail
+        super().__init__(message, provider=provider)
+
+
+class BadOutput(ProviderError):
+    """The far end's answer does not validate: truncated, wrong hash, wrong shape, not finite."""
+
+
+class TimedOut(ProviderError):
+    """Our own deadline for this attempt passed first."""
+
+
+class EveryAttemptFailed(AccelError):
+    """No offer gave a valid answer. ``attempts`` lists each try, in order."""
+
+    def __init__(self, message: str, attempts: tuple[Attempt, ...]) -> None:
+        self.attempts = attempts
+        tried = "; ".join(
+            f"{a.provider} {a.error or a.outcome} after {a.timing.total_s * 1e3:.0f} ms, {a.cost}"
+            for a in attempts
+        )
+        super().__init__(f"{message}: {tried or 'there was no offer to try'}.")

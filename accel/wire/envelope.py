@@ -1,0 +1,132 @@
+"""The envelope. Guarantee: what ``from_bytes`` returns is bit for bit what ``to_bytes`` was given, or it raises.
+
+One safetensors blob: the tensors, and a string header with the version, the task's id, the Spec and
+free ``meta`` as JSON, and a BLAKE2b-256 over all of them. The same bytes on the wire, on disk and in
+the cache. safetensors holds no code, so that reading an untrusted envelope runs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+VERSION = 1
+MAX_BYTES = 1 << 30  # one envelope is a batch, not a corpus: larger inputs travel as references
+
+
+class EnvelopeError(ValueError):
+    """Bytes that are not a whole, unaltered envelope of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Tensors with the task and Spec they belong to.
+
+    task_id: whose work this is. spec: ``Spec.fields()``. tensors: name → C-contiguous array.
+    meta: small JSON values (operation, k, index id, timings); never a secret.
+    """
+
+    task_id: str
+    spec: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """BLAKE2b-256, hex, over version, task, spec, meta and every tensor's name, dtype, shape and bytes."""
+        h = hashlib.blake2b(digest_size=32)
+        head = [VERSION, self.task_id, dict(self.spec), dict(self.meta)]
+        _feed(h, json.dumps(head, sort_keys=True, ensure_ascii=True).encode())
+        for name in sorted(self.tensors):
+            array = np.ascontiguousarray(self.tensors[name])
+            _feed(h, f"{name}|{array.dtype.str}|{array.shape}".encode())
+            _feed(h, array.tobytes())
+        return h.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Serialise. Raises EnvelopeError for object arrays or more than ``MAX_BYTES``."""
+        arrays = {k: np.ascontiguousarray(v) for k, v in self.tensors.items()}
+        if any(a.dtype == object for a in arrays.values()):
+            raise EnvelopeError("object arrays do not travel")
+        if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
+            raise EnvelopeError(f"an envelope holds at most {MAX_BYTES} bytes")
+        header = {
+            "version": str(VERSION),
+            "task_id": self.task_id,
+            "spec": json.dumps(dict(self.spec), sort_keys=True),
+            "meta": json.dumps(dict(self.meta), sort_keys=True),
+            "digest": self.digest(),
+        }
+        return save(arrays, metadata=header)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Envelope:
+        """Parse and verify. Raises EnvelopeError when anything is missing, altered or of another version."""
+        if len(blob) > MAX_BYTES + (1 << 20):
+            raise EnvelopeError(f"{len(blob)} bytes: an envelope holds at most {MAX_BYTES}")
+        try:
+            header = _metadata(blob)
+            version = header["version"]
+            if version != str(VERSION):
+                raise EnvelopeError(f"envelope version {version}, this is version {VERSION}")
+            envelope = cls(
+                header["task_id"], json.loads(header["spec"]), load(blob), json.loads(header["meta"])
+            )
+            digest = header["digest"]
+        except EnvelopeError:
+            raise
+        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as bad:
+            raise EnvelopeError(f"not a whole envelope: {type(bad).__name__}: {bad}") from bad
+        if envelope.digest() != digest:
+            raise EnvelopeError("the envelope's content does not match its digest")
+        return envelope
+
+
+def _feed(h: Any, part: bytes) -> None:
+    h.update(len(part).to_bytes(8, "little"))
+    h.update(part)
+
+
+def _metadata(blob: bytes) -> Mapping[str, str]:
+    """The string header of a safetensors blob (8-byte little-endian length, then JSON)."""
+    if len(blob) < 8:
+        raise EnvelopeError(f"{len(blob)} bytes are no envelope")
+    length = int.from_bytes(blob[:8], "little")
+    if length > len(blob) - 8:
+        raise EnvelopeError("the envelope is cut off")
+    found = json.loads(blob[8 : 8 + length]).get("__metadata__")
+    if not isinstance(found, dict):
+        raise EnvelopeError("these tensors carry no envelope header")
+    return found
+
+
+def pack_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts as two tensors: ``text_bytes`` uint8 (total,) UTF-8, ``text_ends`` int64 (n,) end offsets."""
+    encoded = [t.encode("utf-8", "surrogatepass") for t in texts]
+    return {
+        "text_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "text_ends": np.cumsum([len(e) for e in encoded], dtype=np.int64),
+    }
+
+
+def unpack_texts(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Inverse of ``pack_texts``. Raises EnvelopeError if the two tensors do not belong together."""
+    try:
+        blob, ends = tensors["text_bytes"].tobytes(), tensors["text_ends"].tolist()
+    except KeyError as missing:
+        raise EnvelopeError(f"no tensor {missing}") from missing
+    starts = [0, *ends[:-1]] if ends else []
+    if ends and (ends[-1] != len(blob) or any(a > b for a, b in zip(starts, ends, strict=True))):
+        raise EnvelopeError("text offsets do not fit the text")
+    try:
+        return [
+            blob[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends, strict=True)
+        ]
+    except UnicodeDecodeError as bad:
+        raise EnvelopeError("text offsets cut a character in two") from bad
