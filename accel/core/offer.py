@@ -41,7 +41,7 @@ class Offer:
 
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota. cold_s: expected seconds to the first useful instruction; wait_s: expected
-    queue seconds. resident: content hashes (indexes, models) already there. as_of: UTC.
+    queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident: content hashes (indexes, models) already there. as_of: UTC.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Offer:
     wait_s: float = 0.0
     cold_s: float = 0.0
     round_trip_s: float = 0.0
-    bytes_per_s: float = float("inf")
+    seconds_per_byte: float = 0.0
     quota_left_s: float | None = None
     interruptible: bool = False
     resident: frozenset[str] = field(default=frozenset())
