@@ -1,0 +1,1 @@
+"""Vectors and words of a corpus, on disk and in memory, exact and checked."""

@@ -1,0 +1,1 @@
+"""Embed, search, rerank, answer: one synchronous implementation each, the same here and at the far end."""

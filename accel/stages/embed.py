@@ -1,0 +1,177 @@
+"""Texts to vectors. Guarantee: row i belongs to text i, is finite, and comes from the Spec's model.
+
+One pass over the model can give both the pooled vector and the token vectors (for late
+interaction). Texts are batched by a token budget after sorting by length, so that little is spent
+on padding. The composition of a batch changes the last bits of a float (about 1e-7 in fp32): the
+same list of texts gives the same bits on one machine and thread count, the same text in another
+list need not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.core.errors import ModelError
+from accel.core.task import Numerics, Spec
+from accel.corpus.passage import Progress
+from accel.stages.weights import Model, default_spec, load_model
+
+__all__ = ["Encoded", "Encoder", "default_spec", "load_encoder"]
+
+F32 = NDArray[np.float32]
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_CHARS_PER_TOKEN = 64  # far above any real text (about 4): cuts a 1 MB text before it is tokenised
+_TOKENISE_AT_ONCE = 4096
+# Tokens per batch, padding included. CPU: about 8 passages of 128 tokens, the fastest measured
+# there; a GPU wants its launches amortised.
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """vectors: float32 (n, d). tokens: per text float16 (t, d), L2-normalised; None if not asked for."""
+
+    vectors: F32
+    tokens: list[NDArray[np.float16]] | None = None
+
+
+def load_encoder(spec: Spec | None = None, device: str = "cpu") -> Encoder:
+    """The encoder for ``spec`` (default: ``default_spec()``) on ``device`` ("cpu", "cuda", "cuda:1").
+
+    Raises ModelError when the model is missing, is not the pinned one, or cannot do what is asked.
+    """
+    return Encoder(load_model(spec or default_spec(), device), device)
+
+
+class Encoder:
+    """A loaded model. ``spec`` is complete: what was left empty has been filled in from the model.
+
+    Safe to call from several threads: nothing in it changes after loading.
+    """
+
+    def __init__(self, model: Model, device: str) -> None:
+        self._model = model
+        self.spec = model.spec
+        self.device = device
+
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> F32:
+        """float32 (n, spec.dimension), in the order of ``texts``; normalised if the Spec says so.
+
+        Any text goes: empty, with lone surrogates (read as U+FFFD), of any length (cut at
+        max_length).
+        """
+        return self.encode(texts, progress=progress).vectors
+
+    def token_vectors(
+        self, texts: Sequence[str], progress: Progress | None = None
+    ) -> list[NDArray[np.float16]]:
+        """Per text the L2-normalised last hidden states, float16 (t, d), special tokens left out."""
+        tokens = self.encode(texts, tokens=True, progress=progress).tokens
+        return tokens if tokens is not None else []
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens that the model will read of each text: special ones counted, cut at max_length."""
+        return [len(t.ids) for t in self._tokenise(texts)]
+
+    def encode(
+        self, texts: Sequence[str], *, tokens: bool = False, progress: Progress | None = None
+    ) -> Encoded:
+        """Vectors, and with ``tokens`` the token vectors too, in one pass over the model.
+
+        progress is called with (texts done, n) after each batch. Raises ModelError when the model
+        gives NaN or infinity (fp16 can overflow), or when the device runs out of memory.
+        """
+        import torch
+
+        made = self._tokenise(texts)
+        vectors = np.zeros((len(made), self.spec.dimension), dtype=np.float32)
+        kept: list[NDArray[np.float16]] = [np.zeros((0, 0), dtype=np.float16)] * len(made)
+        done = 0
+        with torch.inference_mode(), _arithmetic(self.spec.numerics):
+            for rows in self._batches([len(t.ids) for t in made]):
+                ids = [made[i].ids for i in rows]
+                longest = max(map(len, ids))
+                padded = torch.tensor([x + [0] * (longest - len(x)) for x in ids])
+                mask = torch.tensor([[1] * len(x) + [0] * (longest - len(x)) for x in ids])
+                try:
+                    hidden, pooled = self._model.forward(
+                        padded.to(self.device), mask.to(self.device)
+                    )
+                    hidden = hidden.float()
+                    vectors[rows] = self._pool(hidden, mask, pooled).cpu().numpy()
+                    if tokens:
+                        unit = torch.nn.functional.normalize(hidden, dim=-1).half().cpu().numpy()
+                        for row, i in enumerate(rows):
+                            word = np.flatnonzero(np.asarray(made[i].special) == 0)
+                            kept[i] = unit[row][word]
+                except torch.OutOfMemoryError as bad:
+                    raise ModelError(
+                        f"{self.device} ran out of memory embedding {len(rows)} texts.",
+                        hint="Use a smaller max_length, or the CPU.",
+                    ) from bad
+                done += len(rows)
+                if progress:
+                    progress(done, len(made))
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"{self.spec.model} gave NaN or infinity in {self.spec.numerics}.",
+                hint="Ask for fp32 or bf16.",
+            )
+        return Encoded(vectors, kept if tokens else None)
+
+    def _tokenise(self, texts: Sequence[str]) -> list:  # type: ignore[type-arg]
+        limit = self.spec.max_length * _CHARS_PER_TOKEN
+        clean = [self.spec.prompt + _LONE_SURROGATE.sub("\ufffd", t[:limit]) for t in texts]
+        made = []
+        for start in range(0, len(clean), _TOKENISE_AT_ONCE):
+            made += self._model.tokenise(clean[start : start + _TOKENISE_AT_ONCE])
+        return made
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Positions in batches of at most the token budget, longest first (the memory peak comes first)."""
+        budget = _BATCH_TOKENS.get(self.device.partition(":")[0], _BATCH_TOKENS["cpu"])
+        batch: list[int] = []
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _pool(self, hidden, mask, pooled):  # type: ignore[no-untyped-def]
+        """(b, d) from hidden states (b, t, d), as the Spec says; Sentence-BERT's mean over real tokens."""
+        import torch
+
+        if pooled is None:
+            if self.spec.pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                weight = mask.to(hidden.device).unsqueeze(-1).float()
+                pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+        pooled = pooled.float()
+        return torch.nn.functional.normalize(pooled, dim=-1) if self.spec.normalise else pooled
+
+
+@contextlib.contextmanager
+def _arithmetic(numerics: Numerics) -> Iterator[None]:
+    """Hold CUDA matrix products to full fp32 unless tf32 was asked for; put back what was set before."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    wanted = "high" if numerics is Numerics.TF32 else "highest"
+    if before == wanted:
+        yield
+        return
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
