@@ -1,0 +1,190 @@
+"""Serves the sandbox Kaggle on 127.0.0.1. Guarantee: when the context ends, nothing of it runs on.
+
+    with KaggleSandbox() as sandbox:
+        KaggleProvider(endpoint=sandbox.url, ...)
+
+or, for people, ``serve_foreground``, which is what ``accel sandbox kaggle`` calls.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+
+from accel.core.errors import AccelError, UsageError
+from accel.sandbox.faults import FaultScript
+from accel.sandbox.kaggle import KaggleApp, WireRecord
+from accel.sandbox.runner import Runner
+from accel.sandbox.store import Store
+
+START_S = 20.0
+# Nominal seconds of the waits. Kaggle publishes none: these are round numbers, not measurements.
+QUEUE_S, COLD_S = 30.0, 60.0
+
+
+class KaggleSandbox:
+    """A Kaggle on loopback, in a thread, for as long as the ``with`` block lasts.
+
+    root: folder that keeps its state; None: a temporary one. port: 0 takes a free one. username, key,
+    token: what clients sign in with; "" keeps those of ``root``, or makes new ones. time_scale: waits
+    last 1/time_scale of their nominal queue_s and cold_s. gpu_hours: weekly GPU allowance. slots:
+    scripts run at once. now: the sandbox's clock, epoch seconds. Raises UsageError if the port or the
+    folder is taken.
+    """
+
+    def __init__(
+        self, root: Path | None = None, *, port: int = 0, username: str = "", key: str = "",
+        token: str = "", time_scale: float = 60.0, queue_s: float = QUEUE_S, cold_s: float = COLD_S,
+        gpu_hours: float = 30.0, slots: int = 2, faults: Iterable[Mapping[str, Any]] = (),
+        deny_unknown: bool = True, now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        if not time_scale > 0:
+            raise UsageError(f"time_scale must be positive, not {time_scale}")
+        self.root, self.time_scale = root, time_scale
+        self.url = self.username = self.key = self.token = ""
+        self._port, self._account = port, {"username": username, "key": key, "token": token}
+        self._now, self._deny_unknown = now, deny_unknown
+        self._faults = FaultScript(faults)
+        self._runner_options: dict[str, Any] = {
+            "time_scale": time_scale, "queue_s": queue_s, "cold_s": cold_s, "slots": slots,
+            "allowance_s": gpu_hours * 3600,
+        }  # fmt: skip
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._app: KaggleApp | None = None
+        self._store: Store | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> KaggleSandbox:
+        listener = _listen(self._port)
+        try:
+            if self.root is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="accel-kaggle-")
+                self.root = Path(self._temporary.name)
+            store = self._store = Store(self.root, now=self._now, **self._account)
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.username, self.key, self.token = store.username, store.key, store.token
+            self._app = KaggleApp(
+                store, lambda s: Runner(s, **self._runner_options), self._faults,
+                deny_unknown=self._deny_unknown,
+            )  # fmt: skip
+            config = uvicorn.Config(
+                self._app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None,
+                access_log=False, timeout_graceful_shutdown=1, proxy_headers=False,
+            )  # fmt: skip
+            self._server = uvicorn.Server(config)
+            self._thread = threading.Thread(
+                target=self._server.run, args=([listener],), name="kaggle-sandbox", daemon=True
+            )
+            self._thread.start()
+            deadline = time.monotonic() + START_S
+            while not self._server.started:
+                if not self._thread.is_alive() or time.monotonic() > deadline:
+                    raise AccelError("The sandbox Kaggle did not start.")
+                time.sleep(0.005)
+        except BaseException:
+            self._stop()
+            listener.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._server is not None and self._thread is not None and self._thread.is_alive():
+            self._server.should_exit = True
+            self._thread.join()
+        if self._store is not None:
+            self._store.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = self.root = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server is serving."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def set_faults(self, *rules: Mapping[str, Any]) -> None:
+        """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
+        self._faults.set(rules)
+
+    def requests(self, call: str = "") -> list[WireRecord]:
+        """What has come over the wire, oldest first; only ``call`` (a method's name) if given."""
+        assert self._app is not None, "the sandbox has not been started"
+        return [r for r in list(self._app.wire) if call in ("", r.call)]
+
+    def describe(self) -> dict[str, Any]:
+        """How to point a client here. The key and token open this sandbox and nothing else."""
+        return {
+            "url": self.url,
+            "realm": "sandbox",
+            "username": self.username,
+            "key": self.key,
+            "token": self.token,
+            "folder": str(self.root),
+            "time_scale": self.time_scale,
+            # kagglesdk 0.1.37, kaggle_env.py:24-57: LOCALHOST is http://localhost, port 80; a proxy
+            # brings it here. The downloads come from 127.0.0.1, and go there directly.
+            "official_cli_env": {
+                "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+                "KAGGLE_USERNAME": self.username,
+                "KAGGLE_KEY": self.key,
+                "http_proxy": self.url,
+                "no_proxy": "127.0.0.1",
+            },
+            "accel": {"provider": "kaggle", "realm": "sandbox", "endpoint": self.url},
+        }
+
+
+def serve_foreground(
+    port: int = 0, root: Path | None = None, *, announce: Callable[[str], object] | None = None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Serve until SIGINT or SIGTERM, then end cleanly. Call it from the main thread.
+
+    Prints one JSON line (``KaggleSandbox.describe``) on standard output once it accepts requests;
+    ``announce`` takes that line instead if given. ``options`` are those of ``KaggleSandbox``.
+    """
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with KaggleSandbox(root, port=port, **options) as sandbox:
+            (announce or _print_line)(json.dumps(sandbox.describe()))
+            while sandbox.alive and not stop.wait(0.2):
+                pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as taken:
+        listener.close()
+        raise UsageError(f"Port {port} cannot be used: {taken.strerror}.") from None
+    listener.listen(128)
+    return listener
