@@ -41,7 +41,8 @@ class Offer:
 
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota. cold_s: expected seconds to the first useful instruction; wait_s: expected
-    queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident: content hashes (indexes, models) already there. as_of: UTC.
+    queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident: content hashes
+    (indexes, models) already there. as_of: UTC.
     """
 
     id: str

@@ -80,9 +80,9 @@ class Spec:
     @classmethod
     def from_fields(cls, fields: dict[str, str | int | bool]) -> Spec:
         """Inverse of ``fields``. Raises TypeError or ValueError on unknown names or values."""
-        known = dict(fields)
-        known["stage"] = Stage(known["stage"])
-        known["numerics"] = Numerics(known.get("numerics", Numerics.FP32))
+        known: dict[str, object] = dict(fields)
+        known["stage"] = Stage(str(known["stage"]))
+        known["numerics"] = Numerics(str(known.get("numerics", Numerics.FP32)))
         return cls(**known)  # type: ignore[arg-type]
 
 
@@ -115,14 +115,19 @@ def cache_key(spec: Spec, *inputs: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work: items (texts, queries or pairs), tokens over all of them, bytes to be sent."""
+    """How much work.
+
+    items: texts, queries or pairs. tokens: over all items. bytes: to be sent there. read_bytes: what a
+    search must read where the index lies.
+    """
 
     items: int
     tokens: int = 0
     bytes: int = 0
+    read_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.items, self.tokens, self.bytes) < 0:
+        if min(self.items, self.tokens, self.bytes, self.read_bytes) < 0:
             raise ValueError(f"a size cannot be negative: {self}")
 
 

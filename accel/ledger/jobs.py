@@ -11,11 +11,13 @@ that a process which finds the row after a crash knows what may have happened an
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from accel.core.errors import LedgerError
+from accel.core.lease import Intent
 from accel.core.task import Task
 from accel.ledger.store import Ledger, dump
 
@@ -38,7 +40,7 @@ class JobStep(StrEnum):
 
 
 NEXT: dict[JobStep, frozenset[JobStep]] = {
-    JobStep.QUEUED: frozenset({JobStep.INTENDED, JobStep.FAILED}),
+    JobStep.QUEUED: frozenset({JobStep.INTENDED, JobStep.FAILED, JobStep.QUEUED}),
     JobStep.INTENDED: frozenset({JobStep.LEASED, JobStep.QUEUED}),
     JobStep.LEASED: frozenset({JobStep.RUNNING, JobStep.QUEUED}),
     JobStep.RUNNING: frozenset({JobStep.FINISHED, JobStep.QUEUED}),
@@ -93,29 +95,41 @@ def unfinished(ledger: Ledger) -> tuple[Job, ...]:
     return tuple(_job(ledger, row) for row in found)
 
 
-def advance(
-    ledger: Ledger, job: Job, to: JobStep, *, tries: int | None = None, decision: str | None = None,
-    intent_id: str | None = None, error: str | None = None,
-) -> Job:  # fmt: skip
-    """Move a job one step, if nobody else moved it meanwhile. Raises LedgerError otherwise."""
+def intend(
+    ledger: Ledger, job: Job, intent: Intent, account: str, amount: int, decision: str
+) -> Job:
+    """Reserve, write the intent and move the job to ``intended``: all in one transaction, or none."""
+    with ledger.transaction() as db:
+        ledger.intend_in(db, intent, account, amount)
+        _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)
+    return get(ledger, job.id)
+
+
+def advance(ledger: Ledger, job: Job, to: JobStep, *, error: str = "") -> Job:
+    """Move a job one step, if nobody else moved it meanwhile. Raises LedgerError otherwise.
+
+    Back to ``queued`` means that an offer failed: ``tries`` grows by one.
+    """
+    with ledger.transaction() as db:
+        _move(db, ledger, job, to, error=error)
+    return get(ledger, job.id)
+
+
+def _move(
+    db: sqlite3.Connection, ledger: Ledger, job: Job, to: JobStep, *, intent_id: str = "",
+    decision: str = "", error: str = "",
+) -> None:  # fmt: skip
     if to not in NEXT[job.step]:
         raise LedgerError(f"job {job.id} cannot go from {job.step} to {to}.")
-    with ledger.transaction() as db:
-        moved = db.execute(
-            "UPDATE job SET step = ?, tries = ?, decision = ?, intent_id = ?, error = ?, at = ? "
-            "WHERE id = ? AND step = ? AND tries = ?",
-            (
-                to.value,
-                job.tries if tries is None else tries,
-                job.decision if decision is None else decision,
-                job.intent_id if intent_id is None else intent_id,
-                job.error if error is None else error,
-                ledger.at(), job.id, job.step.value, job.tries,
-            ),
-        ).rowcount  # fmt: skip
+    moved = db.execute(
+        "UPDATE job SET step = ?, tries = ?, decision = ?, intent_id = ?, error = ?, at = ? "
+        "WHERE id = ? AND step = ? AND tries = ?",
+        (to.value, job.tries + (to is JobStep.QUEUED), decision or job.decision,
+         intent_id or job.intent_id, error or job.error, ledger.at(),
+         job.id, job.step.value, job.tries),
+    ).rowcount  # fmt: skip
     if not moved:
         raise LedgerError(f"job {job.id} was moved by another process.")
-    return get(ledger, job.id)
 
 
 def _job(ledger: Ledger, row: tuple[str, str, str, str, int, str, str, str]) -> Job:

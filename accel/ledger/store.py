@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,14 +35,13 @@ T = TypeVar("T")
 
 
 @cache
-def adapter(kind: type[T]) -> TypeAdapter[T]:
-    """The JSON codec of a core value."""
-    return TypeAdapter(kind)
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, kind))
 
 
 def dump(value: Any) -> str:
     """JSON of a core value, by its own type."""
-    return adapter(type(value)).dump_json(value).decode()
+    return _adapter(cast(Hashable, type(value))).dump_json(value).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +134,20 @@ class Ledger:
 
     # Money and quota ------------------------------------------------------------------------------
 
-    def open_account(self, name: str, unit: str, cap: int | None) -> None:
-        """Make an account or change its cap. Raises OverBudget when already more is used than ``cap``."""
+    def open_account(self, name: str, unit: str, *, left: int | None = None) -> None:
+        """Make an account if it is new; with ``left``, its cap becomes what is used plus ``left``."""
+        with self.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO account (name, unit) VALUES (?, ?)", (name, unit))
+            if left is not None:
+                db.execute(
+                    "UPDATE account SET cap = spent + held + ? WHERE name = ?", (max(0, left), name)
+                )
+
+    def limit(self, name: str, cap: int | None) -> None:
+        """Set an account's cap. Raises OverBudget when more than that is spent and held already."""
         with self.transaction() as db:
             try:
-                db.execute(
-                    "INSERT INTO account (name, unit, cap) VALUES (?, ?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET cap = excluded.cap",
-                    (name, unit, cap),
-                )
+                db.execute("UPDATE account SET cap = ? WHERE name = ?", (cap, name))
             except sqlite3.IntegrityError as bad:
                 raise OverBudget(f"{name}: a limit of {cap} is below what is spent and held.") from bad
 
@@ -211,11 +215,15 @@ class Ledger:
     def intend(self, intent: Intent, account: str, amount: int) -> None:
         """Write the intent and reserve for it, in one transaction, before anything is created."""
         with self.transaction() as db:
-            self._reserve(db, intent.id, account, amount, intent.task_id)
-            db.execute(
-                "INSERT INTO lease VALUES (?, ?, ?, 'intended', ?, NULL, '', ?)",
-                (intent.id, intent.offer.provider, intent.name, dump(intent), self.at()),
-            )
+            self.intend_in(db, intent, account, amount)
+
+    def intend_in(self, db: sqlite3.Connection, intent: Intent, account: str, amount: int) -> None:
+        """``intend`` inside a transaction that writes more."""
+        self._reserve(db, intent.id, account, amount, intent.task_id)
+        db.execute(
+            "INSERT INTO lease VALUES (?, ?, ?, 'intended', ?, NULL, '', ?)",
+            (intent.id, intent.offer.provider, intent.name, dump(intent), self.at()),
+        )
 
     def lease_opened(self, intent_id: str, lease: Lease) -> None:
         """The provider created it: store its own id at once."""
@@ -290,6 +298,6 @@ class Ledger:
     def load(self, kind: type[T], body: str) -> T:
         """Read back one value. Raises LedgerError when the row does not validate."""
         try:
-            return adapter(kind).validate_json(body)
+            return cast(T, _adapter(cast(Hashable, kind)).validate_json(body))
         except ValidationError as bad:
             raise LedgerError(f"{self.path} holds a damaged {kind.__name__}.") from bad

@@ -40,7 +40,8 @@ def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
     try:
         output = run(parsed, Envelope.from_bytes(inputs), say=_say)
         env = dataclasses.asdict(provenance(datetime.now(UTC)))
-        env |= {"measured_at": env["measured_at"].isoformat(), "commit": parsed.get("commit") or env["commit"]}
+        env["measured_at"] = env["measured_at"].isoformat()
+        env["commit"] = parsed.get("commit") or env["commit"]  # what was packed, where there is no git
         write_result(folder, task_id, output, env)
     except Exception as failure:
         line = f"{type(failure).__name__}: {failure}".splitlines()[0]
@@ -92,7 +93,7 @@ def embed_benchmark(
         say(f"batch {size}: median {statistics.median(samples) * 1e3:.1f} ms, n={repetitions}")
     meta = {
         "device": encoder.device, "cold_s": cold_s, "compute_s": time.perf_counter() - began,
-        "tokens": int(encoder.count_tokens(texts).sum()),
+        "tokens": sum(encoder.count_tokens(texts)),
     }  # fmt: skip
     return Envelope(inputs.task_id, spec.fields(), tensors, meta)
 

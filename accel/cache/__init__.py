@@ -1,0 +1,5 @@
+"""Results that need not be computed again: exact, or not at all."""
+
+from accel.cache.exact import ExactCache
+
+__all__ = ["ExactCache"]

@@ -1,0 +1,286 @@
+"""Batch jobs. Guarantee: a submitted job ends once, whoever dies meanwhile, and then holds nothing.
+
+Each step of ``ledger.jobs`` is one method here. A process that picks a job up after a crash runs the
+same methods: before it creates anything under an intent that it did not just write, it asks the provider
+whether the thing is there already. One process at a time works on a job (a file lock, which the operating
+system drops with its process).
+
+This is the one layer that tries again in the batch lane: polls and downloads on the same lease, then the
+next offer, with this machine as the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from accel.core.attempt import Attempt, Outcome, Refusal, Timing
+from accel.core.errors import (
+    AccelError,
+    EveryAttemptFailed,
+    JobFailed,
+    OverBudget,
+    ProviderError,
+    Retry,
+    TimedOut,
+    Unreachable,
+)
+from accel.core.lease import Intent, Lease
+from accel.core.money import Basis, Cost
+from accel.core.offer import Offer, Unfit
+from accel.core.runtime import Runtime
+from accel.core.task import Task
+from accel.fleet.board import Board
+from accel.fleet.leases import BatchProvider, Leases, Patience
+from accel.ledger import Job, JobStep, Ledger, decisions, jobs
+from accel.providers.base import JobState
+from accel.routing import Inputs, State, rank
+from accel.worker.artefacts import JobResult, read_result
+from accel.worker.bundle import Bundle
+
+GRACE_S = 60.0  # for a provider to notice that a job has ended itself
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Progress of a job, for people: its step, its provider, and the provider's own words."""
+
+    job_id: str
+    step: str
+    provider: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job's answer, with every attempt that led to it."""
+
+    job: Job
+    result: JobResult
+    attempts: tuple[Attempt, ...]
+
+
+class JobRunner:
+    """Carries jobs on. ``state`` gives the routing state for a task at the time of choosing."""
+
+    def __init__(
+        self, board: Board, ledger: Ledger, runtime: Runtime, folder: Path,
+        state: Callable[[Task], State], patience: Patience,
+    ) -> None:  # fmt: skip
+        self._board, self._ledger, self._runtime = board, ledger, runtime
+        self._folder, self._state, self._patience = folder, state, patience
+        self._leases = Leases(board, ledger, patience)
+        self._fresh: set[str] = set()  # intents written by this very process
+        self._transfer_s: dict[str, float] = {}
+
+    def submit(self, task: Task, bundle: Bundle) -> Job:
+        """Write the bundle and queue the job. From here on any process can carry it on."""
+        folder = self._folder / task.id
+        bundle.write(folder / "bundle")
+        return jobs.add(self._ledger, task.id, task, folder)
+
+    async def run(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
+        """Carry a job to its end, from whatever step it is at.
+
+        Raises EveryAttemptFailed when no offer did it, AccelError when another process works on it.
+        """
+        lock = FileLock(jobs.get(self._ledger, job_id).folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise AccelError(
+                f"another process is working on job {job_id}.", hint="Wait for it, or stop it."
+            ) from None
+        try:
+            job = jobs.get(self._ledger, job_id)
+            while not job.step.terminal:
+                on_event(Event(job.id, job.step, self._provider_name(job)))
+                job = await self._step(job, on_event)
+            on_event(Event(job.id, job.step, self._provider_name(job)))
+            attempts = self._ledger.attempts(job.task.id)
+            if job.step is JobStep.FAILED:
+                raise EveryAttemptFailed(f"job {job.id} failed", attempts)
+            return Finished(job, self._verified(job), attempts)
+        finally:
+            lock.release()
+
+    async def _step(self, job: Job, on_event: Callable[[Event], None]) -> Job:
+        try:
+            match job.step:
+                case JobStep.QUEUED:
+                    return await self._choose(job)
+                case JobStep.INTENDED:
+                    return await self._create(job)
+                case JobStep.LEASED:
+                    return await self._start(job)
+                case JobStep.RUNNING:
+                    return await self._await_end(job, on_event)
+                case JobStep.FINISHED:
+                    return await self._fetch(job)
+                case _:
+                    return await self._settle(job)
+        except ProviderError as failure:
+            return await self._give_up(job, failure)
+
+    async def _choose(self, job: Job) -> Job:
+        """Rank the fresh offers, without the providers that failed this job, and reserve for the first."""
+        task = job.task
+        failed = tuple(
+            Refusal(a.provider, a.detail or a.error)
+            for a in self._ledger.attempts(task.id)
+            if a.outcome is not Outcome.OK
+        )
+        state = dataclasses.replace(self._state(task), failed=failed)
+        answers = await self._board.offers(task.need)
+        inputs = Inputs(
+            task, tuple(a for a in answers if isinstance(a, Offer)),
+            tuple(a for a in answers if isinstance(a, Unfit)), state, self._runtime.random.random(),
+        )  # fmt: skip
+        route = rank(task, answers, state, inputs.draw)
+        decision = f"{job.id}-d{job.tries}"
+        decisions.record(self._ledger, decision, task.id, inputs, route)
+        if not route.ranked:
+            return jobs.advance(self._ledger, job, JobStep.FAILED, error=route.why)
+        offer = route.ranked[0].offer
+        reserved = self._leases.reservation(offer)
+        intent = Intent(
+            id=f"{job.id}-{job.tries}", task_id=task.id, offer=offer,
+            name=f"accel-{job.id}-{job.tries}", lifetime_s=reserved.lifetime_s,
+            created_at=self._runtime.now(), bundle=job.folder / "bundle",
+        )  # fmt: skip
+        try:
+            job = jobs.intend(self._ledger, job, intent, reserved.account, reserved.amount, decision)
+        except OverBudget as refused:
+            self._record_failure(job, intent, refused)
+            return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused))
+        self._fresh.add(intent.id)
+        return job
+
+    async def _create(self, job: Job) -> Job:
+        _, intent, _ = self._ledger.lease(job.intent_id)
+        fresh = intent.id in self._fresh
+        self._fresh.discard(intent.id)
+        began = self._clock()
+        await self._leases.open(intent, fresh=fresh)
+        self._transfer_s[intent.id] = self._clock() - began
+        return jobs.advance(self._ledger, job, JobStep.LEASED)
+
+    async def _start(self, job: Job) -> Job:
+        provider, lease = self._leased(job)
+        await provider.start(lease)
+        return jobs.advance(self._ledger, job, JobStep.RUNNING)
+
+    async def _await_end(self, job: Job, on_event: Callable[[Event], None]) -> Job:
+        """Poll to the end. Raises what ended it otherwise: JobFailed, Unreachable, TimedOut."""
+        provider, lease = self._leased(job)
+        answered, said = self._clock(), ""
+        left_s = (lease.ends_by - self._runtime.now()).total_seconds()
+        ends = answered + max(0.0, left_s) + GRACE_S
+        while True:
+            try:
+                progress = await provider.poll(lease)
+            except Unreachable:
+                if self._clock() - answered > self._patience.unreachable_s:
+                    raise
+            except ProviderError as busy:
+                if busy.retry is not Retry.SAME:
+                    raise
+            else:
+                answered = self._clock()
+                if progress.state is JobState.DONE:
+                    return jobs.advance(self._ledger, job, JobStep.FINISHED)
+                line = f"{progress.state} {progress.message}".strip()
+                if progress.state.terminal:
+                    raise JobFailed(f"the job ended as {line}", provider=provider.name)
+                if line != said:
+                    on_event(Event(job.id, job.step, provider.name, line))
+                    said = line
+            if self._clock() > ends:
+                raise TimedOut("the job outlived its lifetime", provider=provider.name)
+            await asyncio.sleep(self._patience.poll_s)
+
+    async def _fetch(self, job: Job) -> Job:
+        """Download and verify; a download that was cut off or altered is made again."""
+        provider, lease = self._leased(job)
+        began = self._clock()
+        for left in reversed(range(self._patience.downloads)):
+            try:
+                await provider.fetch(lease, self._result_folder(job))
+                self._verified(job)
+                break
+            except JobFailed:
+                raise
+            except ProviderError:
+                if not left:
+                    raise
+                await asyncio.sleep(self._patience.poll_s)
+        self._transfer_s[job.intent_id] = self._transfer_s.get(job.intent_id, 0.0) + self._clock() - began
+        return jobs.advance(self._ledger, job, JobStep.FETCHED)
+
+    async def _settle(self, job: Job) -> Job:
+        """Attempt, charge, release, done: each may be repeated after a crash without counting twice."""
+        _, lease = self._leased(job)
+        _, intent, _ = self._ledger.lease(job.intent_id)
+        meta = self._verified(job).output.meta
+        compute_s, cold_s = float(meta.get("compute_s", 0.0)), float(meta.get("cold_s", 0.0))
+        transfer_s = self._transfer_s.get(intent.id, 0.0)
+        # queue, provisioning and our own polling: what the far end and the transfers do not account for
+        wait_s = max(0.0, self._elapsed_s(intent) - compute_s - cold_s - transfer_s)
+        attempt = Attempt(
+            id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
+            realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.OK,
+            timing=Timing(wait_s, cold_s, transfer_s, compute_s), lease_id=lease.id,
+            cost=Cost(intent.offer.rate.cost(cold_s + compute_s), Basis.ESTIMATED),
+        )  # fmt: skip
+        self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
+        await self._leases.end(intent, used_s=cold_s + compute_s)
+        return jobs.advance(self._ledger, job, JobStep.DONE)
+
+    async def _give_up(self, job: Job, failure: ProviderError) -> Job:
+        """Record the failed attempt, end its lease, and put the job back in the queue."""
+        _, intent, _ = self._ledger.lease(job.intent_id)
+        self._record_failure(job, intent, failure)
+        self._board.forget()
+        await self._leases.end(intent, used_s=self._elapsed_s(intent), failure=failure)
+        return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(failure)[:500])
+
+    def _record_failure(self, job: Job, intent: Intent, failure: AccelError) -> None:
+        attempt = Attempt(
+            id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
+            realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.FAILED,
+            timing=Timing(wait_s=self._elapsed_s(intent)), cost=Cost(),
+            error=type(failure).__name__, detail=str(failure)[:500],
+        )  # fmt: skip
+        self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
+
+    def _elapsed_s(self, intent: Intent) -> float:
+        return max(0.0, (self._runtime.now() - intent.created_at).total_seconds())
+
+    @staticmethod
+    def _clock() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _provider_name(self, job: Job) -> str:
+        if not job.intent_id or job.step is JobStep.QUEUED:
+            return ""
+        return self._ledger.lease(job.intent_id)[1].offer.provider
+
+    def _leased(self, job: Job) -> tuple[BatchProvider, Lease]:
+        _, intent, lease = self._ledger.lease(job.intent_id)
+        if lease is None:
+            raise AccelError(f"job {job.id} is {job.step} without a lease: the ledger is damaged.")
+        return self._leases.provider(intent), lease
+
+    def _result_folder(self, job: Job) -> Path:
+        return job.folder / f"result-{job.tries}"
+
+    def _verified(self, job: Job) -> JobResult:
+        return read_result(
+            self._result_folder(job), task_id=job.task.id, spec=job.task.spec.fields(),
+            provider=self._provider_name(job),
+        )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Leases. Guarantee: nothing is created without an intent and a reservation on disk, and none leaks.
+
+A lease ends in one of three ways, each written down: ``released`` (the provider confirmed), ``absent``
+(it never came to be), or ``abandoned`` (nobody can confirm; it ends by its own lifetime, and all that it
+could cost until then is counted as spent, marked as an estimate). In no case is anything still held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from accel.core.errors import AccelError, ProviderError, Retry, Unreachable
+from accel.core.lease import Intent, Lease, Released
+from accel.core.money import Basis
+from accel.core.offer import Offer
+from accel.fleet.board import Board
+from accel.ledger import Ledger
+from accel.providers.base import Provider, RunsBatch
+
+
+class BatchProvider(Provider, RunsBatch, Protocol):
+    """What a job needs of a provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds: between polls, for a provider that does not answer, for a whole job; and downloads."""
+
+    poll_s: float = 2.0
+    unreachable_s: float = 60.0
+    lifetime_s: float = 1800.0
+    downloads: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a lease will draw on: an account, the most it can take, and the lifetime that follows."""
+
+    account: str
+    amount: int
+    lifetime_s: float
+
+
+class Leases:
+    """Creates, adopts and ends leases, and keeps their money in the ledger."""
+
+    def __init__(self, board: Board, ledger: Ledger, patience: Patience) -> None:
+        self._board, self._ledger, self._patience = board, ledger, patience
+
+    def provider(self, intent: Intent) -> BatchProvider:
+        """The adapter of an intent. Raises AccelError when it is not set up in this process."""
+        provider = self._board.providers.get(intent.offer.provider)
+        if not isinstance(provider, Provider) or not isinstance(provider, RunsBatch):
+            raise AccelError(
+                f"the job was begun on {intent.offer.provider}, which is not set up now.",
+                hint="Set it up again to carry the job on.",
+            )
+        return provider
+
+    def reservation(self, offer: Offer) -> Reservation:
+        """The worst case of a lease on ``offer``, and its account, opened if it is new.
+
+        Free GPU time is an account of its own, in milliseconds. Its cap follows what the provider's own
+        interface says is left, which counts work that we know nothing of.
+        """
+        if offer.quota_left_s is None:
+            self._ledger.open_account("money", "nano_usd")
+            lifetime_s = self._patience.lifetime_s
+            return Reservation("money", amount(offer, lifetime_s), lifetime_s)
+        lifetime_s = min(self._patience.lifetime_s, math.floor(offer.quota_left_s))
+        name = f"{offer.provider} quota"
+        self._ledger.open_account(name, "gpu_ms", left=math.floor(offer.quota_left_s * 1000))
+        return Reservation(name, amount(offer, lifetime_s), lifetime_s)
+
+    async def open(self, intent: Intent, *, fresh: bool) -> Lease:
+        """Create what ``intent`` says, or adopt it when it is there already.
+
+        fresh: the intent was written by this very process a moment ago, so that nothing can exist yet.
+        """
+        provider = self.provider(intent)
+        lease = None if fresh else await self._find(provider, intent)
+        if lease is None:
+            try:
+                lease = await provider.create(intent)
+            except Unreachable:
+                lease = await self._find(provider, intent)  # the answer was lost, perhaps not the thing
+                if lease is None:
+                    raise
+        self._ledger.lease_opened(intent.id, lease)
+        return lease
+
+    async def end(self, intent: Intent, *, used_s: float, failure: ProviderError | None = None) -> None:
+        """Release and settle. ``used_s``: billed seconds, if the provider confirms the end."""
+        state, _, lease = self._ledger.lease(intent.id)
+        if lease is not None:
+            state, note = await self._release(intent, lease)
+        elif isinstance(failure, Unreachable):
+            state, note = "abandoned", "whether it was created is not known"
+        else:
+            state, note, used_s = "absent", str(failure or "never created")[:500], 0.0
+        worst = amount(intent.offer, intent.lifetime_s)
+        if state == "abandoned":
+            ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
+            note = f"{note}; ends by itself at {ends:%Y-%m-%d %H:%M:%S} UTC"
+            charged = worst
+        else:
+            charged = min(worst, amount(intent.offer, used_s))
+        self._ledger.settle(intent.id, charged, Basis.ESTIMATED, intent.offer.rate)
+        self._ledger.lease_ended(intent.id, state, note)
+
+    async def _release(self, intent: Intent, lease: Lease) -> tuple[str, str]:
+        try:
+            answer = await self.provider(intent).release(lease)
+        except ProviderError as failure:
+            return "abandoned", str(failure)[:500]
+        if isinstance(answer, Released):
+            return "released", answer.confirmed_by
+        return "abandoned", answer.reason
+
+    async def _find(self, provider: BatchProvider, intent: Intent) -> Lease | None:
+        """``find``, asked again while the provider does not answer."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._patience.unreachable_s
+        while True:
+            try:
+                return await provider.find(intent)
+            except ProviderError as failure:
+                if failure.retry is not Retry.SAME or clock() > ends:
+                    raise
+                await asyncio.sleep(self._patience.poll_s)
+
+
+def amount(offer: Offer, seconds: float) -> int:
+    """What ``seconds`` on ``offer`` take: milliseconds of quota where it has one, else nano-dollars."""
+    return offer.rate.cost(seconds) if offer.quota_left_s is None else math.ceil(seconds * 1000)

@@ -1,0 +1,211 @@
+"""This machine as a provider. Guarantee: it is never refused for the lane, and costs nothing.
+
+Live requests go to a ``Worker`` in this process, off the event loop. Batch jobs run the very script that
+a far end would run, as a process of its own in a folder named after the intent, so that a job outlives
+the process that began it and is found again by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from accel import environment
+from accel.core.errors import JobFailed, ProviderError, Unreachable
+from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
+from accel.core.money import ZERO, Rate
+from accel.core.offer import Gpu, Offer, Realm, Unfit
+from accel.core.runtime import Runtime
+from accel.core.task import Lane, Need, Numerics
+from accel.providers.base import Fetched, JobState, Progress
+from accel.wire import Envelope
+from accel.worker.artefacts import MANIFEST
+from accel.worker.bundle import render_script
+from accel.worker.engine import Worker
+
+SCRIPT, LOG, PID = "job.py", "job.log", "job.pid"
+# load of the bundled model in a fresh process: 0.9 s of it, plus importing torch; only a prior
+COLD_S = 4.0
+
+
+class LocalProvider:
+    """Live and batch on this machine. folder: where batch jobs run; worker: what answers live."""
+
+    name = "local"
+
+    def __init__(self, realm: Realm, worker: Worker, folder: Path, runtime: Runtime) -> None:
+        self.realm, self.worker, self._folder, self._runtime = realm, worker, folder, runtime
+
+    async def probe(self, need: Need) -> Offer | Unfit:
+        """Always an offer: the fallback does not refuse."""
+        now, card = self._runtime.now(), environment.gpu()
+        numerics = {Numerics.FP32, Numerics.BF16} | ({Numerics.FP16, Numerics.TF32} if card.capability else set())
+        resident = self.worker.resident()
+        warm = need.lane is Lane.LIVE and bool(resident)
+        return Offer(
+            id=f"local/{card.name}", provider=self.name, realm=self.realm,
+            gpu=card if card.capability else Gpu("cpu", environment.cores()),
+            rate=Rate(ZERO, now.date(), "this machine"), as_of=now, source="this machine",
+            numerics=frozenset(numerics), cold_s=0.0 if warm else COLD_S, resident=resident,
+        )  # fmt: skip
+
+    async def call(self, lease: Lease, request: Envelope) -> Envelope:
+        """Answer one envelope in a thread. Errors of the stages pass through as they are."""
+        return await self._runtime.offload(self.worker.handle, request)
+
+    def standing_lease(self) -> Lease:
+        """The lease of live calls: nothing is rented."""
+        now = self._runtime.now()
+        return Lease("local", self.name, self.realm, "local", "this process", now, now + timedelta(days=1))
+
+    # Batch ----------------------------------------------------------------------------------------
+
+    async def create(self, intent: Intent) -> Lease:
+        """Make the folder and write the script. Nothing runs yet."""
+        if intent.bundle is None:
+            raise ProviderError("a batch job needs a bundle", provider=self.name)
+        folder = self._job_folder(intent.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{SCRIPT}.part"
+            part.write_text(render_script(intent.bundle))
+            part.replace(folder / SCRIPT)
+        except OSError as bad:
+            raise Unreachable(f"{folder} cannot be written ({bad})", provider=self.name) from bad
+        return self._lease(intent)
+
+    async def find(self, intent: Intent) -> Lease | None:
+        """The lease of an intent whose folder was made."""
+        made = (self._job_folder(intent.name) / SCRIPT).is_file()
+        return self._lease(intent) if made else None
+
+    async def start(self, lease: Lease) -> None:
+        """Start the script as a process group of its own, unless it was started before."""
+        folder = self._job_folder(lease.name)
+        if (folder / PID).exists() or (folder / MANIFEST).exists():
+            return
+        with (folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, SCRIPT], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=_quiet_environment(),
+            )  # fmt: skip
+        _Reaper.keep(process)
+        (folder / PID).write_text(str(process.pid))
+
+    async def poll(self, lease: Lease) -> Progress:
+        """Running while its process lives; done when its manifest is there."""
+        folder = self._job_folder(lease.name)
+        if (folder / MANIFEST).exists():
+            return Progress(JobState.DONE)
+        if not (folder / SCRIPT).exists():
+            return Progress(JobState.ABSENT)
+        pid = _pid(folder)
+        if pid is None:
+            return Progress(JobState.QUEUED)
+        if _alive(pid):
+            return Progress(JobState.RUNNING, _last_line(folder / LOG))
+        if (folder / MANIFEST).exists():  # it ended between the two looks
+            return Progress(JobState.DONE)
+        return Progress(JobState.FAILED, _last_line(folder / LOG) or "it ended without a result")
+
+    async def fetch(self, lease: Lease, into: Path) -> Fetched:
+        """Copy the result files."""
+        folder = self._job_folder(lease.name)
+        into.mkdir(parents=True, exist_ok=True)
+        files = {}
+        try:
+            for file in sorted(folder.glob("result.*")):
+                files[file.name] = Path(shutil.copyfile(file, into / file.name))
+        except OSError as bad:
+            raise Unreachable(f"the result cannot be copied ({bad})", provider=self.name) from bad
+        if not files:
+            raise JobFailed("the job left no result", provider=self.name, log_tail=_last_line(folder / LOG))
+        return Fetched(files, (folder / LOG).read_text(errors="replace") if (folder / LOG).exists() else "")
+
+    async def cancel(self, lease: Lease) -> Released | Unconfirmed:
+        """Kill the job's process group."""
+        pid = _pid(self._job_folder(lease.name))
+        if pid is not None and _alive(pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            if _alive(pid):
+                return Unconfirmed(lease.id, f"process {pid} did not die", lease.ends_by)
+        return Released(lease.id, "no process of it runs")
+
+    async def release(self, lease: Lease) -> Released | Unconfirmed:
+        """Stop what runs, and delete the folder: its result was fetched, or is not wanted."""
+        answer = await self.cancel(lease)
+        if isinstance(answer, Released):
+            shutil.rmtree(self._job_folder(lease.name), ignore_errors=True)
+        return answer
+
+    async def leases(self) -> tuple[Lease, ...] | Unknown:
+        """Jobs whose process lives."""
+        now, found = self._runtime.now(), []
+        for folder in sorted(self._folder.glob("accel-*")):
+            pid = _pid(folder)
+            if pid is not None and _alive(pid):
+                found.append(
+                    Lease(folder.name, self.name, self.realm, folder.name, str(folder), now, now)
+                )
+        return tuple(found)
+
+    def _lease(self, intent: Intent) -> Lease:
+        ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
+        where = str(self._job_folder(intent.name))
+        return Lease(intent.id, self.name, self.realm, intent.name, where, intent.created_at, ends)
+
+    def _job_folder(self, name: str) -> Path:
+        return self._folder / name
+
+
+class _Reaper:
+    """Holds child processes so that the interpreter reaps them; a zombie would look alive."""
+
+    _children: list[subprocess.Popen[bytes]] = []  # noqa: RUF012 - handles of the operating system
+
+    @classmethod
+    def keep(cls, process: subprocess.Popen[bytes]) -> None:
+        cls._children = [p for p in cls._children if p.poll() is None] + [process]
+
+    @classmethod
+    def reap(cls) -> None:
+        cls._children = [p for p in cls._children if p.poll() is None]
+
+
+def _quiet_environment() -> dict[str, str]:
+    """The environment without anything that could be a key: a job of ours needs none."""
+    secretive = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+    return {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secretive)}
+
+
+def _pid(folder: Path) -> int | None:
+    try:
+        return int((folder / PID).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _alive(pid: int) -> bool:
+    _Reaper.reap()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:200] if lines else ""
