@@ -1,0 +1,273 @@
+"""Kaggle: bounded batch jobs on two free T4s. Guarantee: a session is never believed gone without proof.
+
+One private kernel per job, its slug the intent's name, so that the job can be found again by a process
+that never saw the answer to the push. Kaggle has no ``ServesLive``: its terms forbid serving.
+
+What Kaggle does not offer, and what that means here:
+- A session cannot be stopped: no answer carries its id ("A session ID is like a *nix PID, and is not
+  currently exposed outside the server", kaggle-cli pull request 1174, 2026-08-11). ``release`` and
+  ``cancel`` confirm a session that has ended and else say until when it can run; every push carries
+  ``sessionTimeoutSeconds``, and the job ends itself.
+- A refused push is HTTP 200 with ``error`` (kaggle 2.2.4, kaggle_api_extended.py:6474-6500).
+- A kernel that does not exist is answered 403 "Permission 'kernels.get' was denied" (or 404), and so is
+  one that was pushed moments ago. ``find`` therefore also asks for the list of own kernels, and says
+  that it cannot tell while the push is younger than ``settle_s``.
+- A crashed script may still be reported COMPLETE: whether a job succeeded is told by its own
+  ``result.json`` (``worker.artefacts``), never by the status alone.
+
+Wire facts stand in ``providers.kaggle_calls`` and ``providers.kaggle_client``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Collection
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from accel.core.errors import (
+    ProviderError,
+    Rejected,
+    SettingsError,
+    Unreachable,
+    UsageError,
+)
+from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
+from accel.core.money import ZERO, Rate
+from accel.core.offer import Gpu, Offer, Realm, Unfit
+from accel.core.runtime import Runtime
+from accel.core.task import Lane, Need, Numerics
+from accel.providers import terms
+from accel.providers.base import Fetched, JobState, Progress
+from accel.providers.kaggle_calls import KaggleCalls, utc
+from accel.providers.kaggle_client import (
+    LOOPBACK,
+    NAME,
+    KaggleCredentials,
+    NotFound,
+)
+from accel.worker.bundle import Bundle, render_script
+
+T = TypeVar("T")
+
+# The default GPU machine is two T4s (kaggle-cli pull request 1198, 2026-09-17). nvidia-smi there says
+# "Tesla T4, 15360 MiB, 7.5" of each, in public logs of 2026.
+T4X2 = Gpu("T4", 2, 15360 << 20, 75)
+# Tensor cores of compute capability 7.5 have no bf16 and no tf32 (CUDA C programming guide, arithmetic).
+NUMERICS = frozenset({Numerics.FP32, Numerics.FP16, Numerics.INT8})
+RATE = Rate(ZERO, date(2026, 11, 23), "Kaggle: free within the weekly GPU quota")
+
+PREFIX = "accel-"
+NAME_RULE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+MAX_LIFETIME_S = 12 * 3600  # kaggle 2.2.5 cli.py:2863: "12 hours, the maximum notebook runtime"
+# Priors for the router until attempts have measured it; nobody publishes these numbers.
+WAIT_PRIOR_S, COLD_PRIOR_S = 30.0, 120.0
+QUEUE_ALLOWANCE_S = 3600.0  # our margin for the queue in ``ends_by``: the timeout counts from the start
+LISTED_FOR = timedelta(hours=48)  # a kernel last run longer ago cannot hold a session of 12 hours
+
+def render_bundle(folder: Path) -> tuple[str, bool]:
+    """(script, whether it needs the internet) of a bundle's folder. Raises UsageError."""
+    return render_script(folder), Bundle.open(folder).needs_internet
+
+
+class KaggleProvider:
+    """See the module's guarantee. Meets ``Provider`` and ``RunsBatch``.
+
+    credentials: nothing else is used to sign in. endpoint: loopback URL of a sandbox, with realm
+    SANDBOX, or None with realm REAL (SettingsError for any other pair). accepted_terms: ``Term.key``
+    values. render: bundle folder → (script, needs internet). settle_s: how long Kaggle may not yet
+    show a kernel just pushed (default 120, our margin; a sandbox shows it at once). call_s: seconds
+    for one request. fetch_s, max_bytes: bounds of one ``fetch``.
+    """
+
+    name = NAME
+
+    def __init__(
+        self, *, credentials: KaggleCredentials, runtime: Runtime, realm: Realm = Realm.REAL,
+        endpoint: str | None = None, accepted_terms: Collection[str] = (),
+        render: Callable[[Path], tuple[str, bool]] = render_bundle, wait_s: float = WAIT_PRIOR_S,
+        cold_s: float = COLD_PRIOR_S, settle_s: float | None = None, call_s: float = 30.0,
+        fetch_s: float = 3600.0, max_bytes: int = 2 << 30,
+    ) -> None:  # fmt: skip
+        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
+            raise SettingsError(f"Kaggle: realm {realm} does not go with endpoint {endpoint}.")
+        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
+            raise SettingsError("Kaggle: a sandbox is on this machine; its endpoint is not.")
+        self.realm = realm
+        self._runtime, self._credentials, self._accepted = runtime, credentials, accepted_terms
+        self._calls = KaggleCalls(credentials, endpoint, call_s)
+        self._render, self._wait_s, self._cold_s = render, wait_s, cold_s
+        self._settle_s = settle_s if settle_s is not None else 0.0 if endpoint else 120.0
+        self._call_s, self._fetch_s, self._max_bytes = call_s, fetch_s, max_bytes
+
+    # --- Provider
+
+    async def probe(self, need: Need) -> Offer | Unfit:
+        """Terms, what a T4 can do, then the quota as Kaggle tells it: one request at most."""
+        now = self._runtime.now()
+        try:
+            if reason := self._unfit(need):
+                return Unfit(self.name, self.realm, reason, now)
+            left_s, refresh = await self._off(self._calls.quota)
+        except ProviderError as error:
+            return Unfit(self.name, self.realm, self._words(error), now)
+        except Exception as error:  # probe never raises, whatever breaks
+            return Unfit(self.name, self.realm, f"cannot be asked: {type(error).__name__}", now)
+        if left_s <= 0:
+            when = f"; it refreshes at {refresh:%Y-%m-%d %H:%M} UTC" if refresh else ""
+            return Unfit(self.name, self.realm, f"the weekly GPU quota is used up{when}", now)
+        return Offer(
+            id=f"{self.name}-{self.realm}-t4x2", provider=self.name, realm=self.realm, gpu=T4X2,
+            rate=RATE, as_of=now,
+            source="Kaggle's quota call; wait and cold start are priors, not measured",
+            lanes=frozenset({Lane.BATCH}), numerics=NUMERICS, wait_s=self._wait_s,
+            cold_s=self._cold_s, quota_left_s=left_s,
+        )  # fmt: skip
+
+    async def create(self, intent: Intent) -> Lease:
+        """Push the bundle as a private kernel named ``intent.name``; Kaggle starts it by itself.
+
+        Raises NoCapacity (two GPU sessions are under way), QuotaExhausted, Rejected, or what
+        ``core.errors`` says of the connection; after Unreachable the kernel may exist.
+        """
+        self._check(intent)
+        assert intent.bundle is not None
+        try:
+            script, internet = await self._off(self._render, intent.bundle)
+        except UsageError as bad:
+            raise Rejected(bad.message, provider=self.name, hint=bad.hint) from bad
+        remote = await self._off(self._calls.push, intent, script, internet)
+        return self._lease(intent, remote)
+
+    async def release(self, lease: Lease) -> Released | Unconfirmed:
+        """Confirms a session that has ended; else says until when it may run."""
+        try:
+            progress = await self.poll(lease)
+        except ProviderError as error:
+            return Unconfirmed(lease.id, str(error), lease.ends_by)
+        if progress.state is JobState.ABSENT:
+            return Released(lease.id, "Kaggle neither shows nor lists such a kernel")
+        if progress.state.terminal:
+            return Released(lease.id, f"Kaggle's session status: {progress.state}")
+        reason = (
+            f"Kaggle cannot stop a session from outside (it gives out no session id); "
+            f"this one is {progress.state} and ends by its own timeout"
+        )
+        return Unconfirmed(lease.id, reason, lease.ends_by)
+
+    async def leases(self) -> tuple[Lease, ...] | Unknown:
+        """Own kernels named accel-… whose session has not ended. One request a page, one a kernel."""
+        try:
+            return await self._off(self._running)
+        except ProviderError as error:
+            return Unknown(str(error))
+
+    # --- RunsBatch
+
+    async def find(self, intent: Intent) -> Lease | None:
+        """See ``RunsBatch``. One request where the kernel is shown, else also the list of own kernels."""
+        self._check(intent)
+        user = await self._off(self._calls.username)
+        lease = self._lease(intent, f"{user}/{intent.name}")
+        progress = await self.poll(lease)
+        if progress.state is JobState.QUEUED and progress.message:
+            raise Unreachable(progress.message, provider=self.name)
+        return None if progress.state is JobState.ABSENT else lease
+
+    async def start(self, lease: Lease) -> None:
+        """Nothing: a push starts the session."""
+
+    async def poll(self, lease: Lease) -> Progress:
+        """The session's state; ABSENT only if Kaggle neither shows nor lists the kernel.
+
+        QUEUED with a message: the kernel is not shown (yet), and was pushed less than ``settle_s`` ago.
+        """
+        try:
+            return await self._off(self._calls.status, lease.remote_id)
+        except NotFound as missing:
+            if missing.denied and await self._off(self._calls.is_listed, lease.remote_id):
+                raise Unreachable("Kaggle lists this kernel but denies its status.",
+                                  provider=self.name) from missing  # fmt: skip
+        age_s = (self._runtime.now() - lease.created_at).total_seconds()
+        if age_s < self._settle_s:
+            wait_s = math.ceil(self._settle_s - age_s)
+            return Progress(JobState.QUEUED, "Kaggle does not show this kernel; it may be too new: "
+                                             f"ask again in {wait_s} s")  # fmt: skip
+        return Progress(JobState.ABSENT)
+
+    async def fetch(self, lease: Lease, into: Path) -> Fetched:
+        """Every output file; a/b becomes a__b. Raises BadOutput for one that is unsafe or incomplete."""
+        return await self._off(
+            self._calls.download, lease.remote_id, into, self._max_bytes, limit_s=self._fetch_s
+        )
+
+    async def cancel(self, lease: Lease) -> Released | Unconfirmed:
+        """The same as ``release``: there is nothing that could stop it."""
+        return await self.release(lease)
+
+    # --- what runs off the loop
+
+    async def _off(self, fn: Callable[..., T], *args: Any, limit_s: float | None = None) -> T:
+        """``fn`` in a thread, for ``limit_s`` at most; a server that trickles must not hold us."""
+        limit = limit_s or self._call_s * 4
+        try:
+            async with asyncio.timeout(limit):
+                return await self._runtime.offload(fn, *args)
+        except TimeoutError:
+            raise Unreachable(f"no answer within {limit:.0f} s.", provider=self.name) from None
+
+    def _unfit(self, need: Need) -> str:
+        """Why ``need`` cannot be met whatever Kaggle has free now; "" if nothing speaks against it."""
+        if need.only and self.name not in need.only:
+            return "not among the providers that were allowed"
+        if refusal := terms.check(self.name, need, self._accepted):
+            return self._words(refusal)
+        if need.index:
+            return "no index stays there between jobs"
+        if need.numerics not in NUMERICS:
+            return f"a T4 has no {need.numerics}"
+        if need.capability > T4X2.capability:
+            return f"a T4 has compute capability 7.5, asked was {need.capability / 10:.1f}"
+        if need.vram_bytes > T4X2.vram_bytes:
+            return f"a T4 has 15 GiB, asked were {need.vram_bytes / 2**30:.1f} GiB"
+        if not self._credentials:
+            return "no credentials: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY"
+        return ""
+
+    def _words(self, error: Exception) -> str:
+        """An error's line without our name in front: an Unfit carries the name beside it."""
+        return str(error).removeprefix(f"{self.name}: ")
+
+    def _check(self, intent: Intent) -> None:
+        name = intent.name
+        if not NAME_RULE.fullmatch(name) or not name.startswith(PREFIX) or not 5 <= len(name) <= 50:
+            raise Rejected(f"{name!r} is no kernel name: {PREFIX}…, lower case, at most 50 characters.",
+                           provider=self.name)  # fmt: skip
+        if intent.bundle is None:
+            raise Rejected("it runs bundles, not bare machines.", provider=self.name)
+        if not 1 <= intent.lifetime_s <= MAX_LIFETIME_S:
+            raise Rejected(f"a session lasts at most 12 hours, asked were {intent.lifetime_s:.0f} s.",
+                           provider=self.name)  # fmt: skip
+
+    def _lease(self, intent: Intent, remote_id: str) -> Lease:
+        """Equal for ``create`` and ``find``: both know the intent and nothing else."""
+        ends_by = intent.created_at + timedelta(seconds=QUEUE_ALLOWANCE_S + intent.lifetime_s)
+        return Lease(intent.id, self.name, self.realm, intent.name, remote_id, intent.created_at, ends_by)
+
+    def _running(self) -> tuple[Lease, ...]:
+        now, user = self._runtime.now(), self._calls.username()
+        found = []
+        for kernel in self._calls.own():
+            slug = kernel.ref.rsplit("/", 1)[-1]
+            began = utc(kernel.last_run_time) or now
+            if not slug.startswith(PREFIX) or now - began > LISTED_FOR:
+                continue
+            remote = f"{user}/{slug}"
+            if not self._calls.status(remote).state.terminal:
+                ends_by = began + timedelta(seconds=QUEUE_ALLOWANCE_S + MAX_LIFETIME_S)
+                found.append(Lease(slug, self.name, self.realm, slug, remote, began, ends_by))
+        return tuple(found)
