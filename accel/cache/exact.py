@@ -14,8 +14,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from accel.wire import Envelope, EnvelopeError
 
 log = logging.getLogger(__name__)
@@ -74,9 +72,9 @@ class ExactCache:
         return {key: e for key, blob in found.items() if (e := self._parse(key, blob)) is not None}
 
     def put_many(self, entries: Mapping[str, Envelope]) -> None:
-        """Store. Entries with a NaN or infinity are not stored; a failing file stores nothing."""
+        """Store. Entries with NaN or infinity are not stored; a failing file stores nothing."""
         now = time.time()
-        good = [(k, e.to_bytes(), now) for k, e in entries.items() if _finite(e)]
+        good = [(k, e.to_bytes(), now) for k, e in entries.items() if not e.not_numbers()]
         try:
             with self._lock:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -120,7 +118,3 @@ class ExactCache:
 
 def _parts(keys: Sequence[str]) -> Iterable[Sequence[str]]:
     return (keys[i : i + _MANY] for i in range(0, len(keys), _MANY))
-
-
-def _finite(envelope: Envelope) -> bool:
-    return all(np.isfinite(t).all() for t in envelope.tensors.values() if t.dtype.kind == "f")

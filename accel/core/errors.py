@@ -100,7 +100,6 @@ class Retry(StrEnum):
 
     SAME = "same"      # the same offer may be tried again, after a pause
     NEXT = "next"      # go to another offer
-    NEVER = "never"    # no offer will take it: the input itself is at fault
 
 
 class ProviderError(AccelError):

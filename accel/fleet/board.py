@@ -7,7 +7,7 @@ clause, not scored. Answers of remote providers are kept for ``FRESH_S``; this m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from accel.core.offer import Offer, Unfit
 from accel.core.runtime import Runtime
@@ -23,9 +23,11 @@ LOCAL = "local"
 class Board:
     """What every provider would give now for a need. One board per event loop."""
 
-    def __init__(self, providers: Sequence[Provider], runtime: Runtime) -> None:
+    def __init__(
+        self, providers: Sequence[Provider], runtime: Runtime, accepted: Collection[str] = ()
+    ) -> None:
         self.providers = {p.name: p for p in providers}
-        self._runtime = runtime
+        self._runtime, self._accepted = runtime, accepted
         self._kept: dict[tuple[str, Need], tuple[float, Offer | Unfit]] = {}
 
     async def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
@@ -38,8 +40,8 @@ class Board:
         self._kept.clear()
 
     async def _ask(self, provider: Provider, need: Need) -> Offer | Unfit:
-        if refusal := terms.refusal(provider.name, need):
-            return Unfit(provider.name, provider.realm, refusal, self._runtime.now())
+        if refusal := terms.check(provider.name, need, self._accepted):
+            return Unfit(provider.name, provider.realm, str(refusal), self._runtime.now())
         now = asyncio.get_running_loop().time()
         at, answer = self._kept.get((provider.name, need), (0.0, None))
         if answer is not None and now - at < FRESH_S:

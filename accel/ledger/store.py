@@ -270,7 +270,7 @@ class Ledger:
         found = self.rows("SELECT body FROM attempt WHERE task_id = ? ORDER BY rowid", task_id)
         return tuple(self.load(Attempt, body) for (body,) in found)
 
-    def measured(self, provider: str, stage: Stage, last: int = 50) -> Sequence[tuple[Size, Timing]]:
+    def measured(self, provider: str, stage: Stage, last: int = 20) -> Sequence[tuple[Size, Timing]]:
         """Sizes and timings of the last successful attempts: what estimates learn from."""
         found = self.rows(
             "SELECT items, tokens, body FROM attempt WHERE provider = ? AND stage = ? "

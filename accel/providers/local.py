@@ -16,6 +16,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
+
 from accel import environment
 from accel.core.errors import JobFailed, ProviderError, Unreachable
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
@@ -41,11 +43,14 @@ class LocalProvider:
 
     def __init__(self, realm: Realm, worker: Worker, folder: Path, runtime: Runtime) -> None:
         self.realm, self.worker, self._folder, self._runtime = realm, worker, folder, runtime
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     async def probe(self, need: Need) -> Offer | Unfit:
         """Always an offer: the fallback does not refuse."""
         now, card = self._runtime.now(), environment.gpu()
-        numerics = {Numerics.FP32, Numerics.BF16} | ({Numerics.FP16, Numerics.TF32} if card.capability else set())
+        numerics = {Numerics.FP32, Numerics.BF16}
+        if card.capability:
+            numerics |= {Numerics.FP16, Numerics.TF32}
         resident = self.worker.resident()
         warm = need.lane is Lane.LIVE and bool(resident)
         return Offer(
@@ -87,7 +92,9 @@ class LocalProvider:
 
     async def start(self, lease: Lease) -> None:
         """Start the script as a process group of its own, unless it was started before."""
-        folder = self._job_folder(lease.name)
+        await self._runtime.offload(self._spawn, self._job_folder(lease.name))
+
+    def _spawn(self, folder: Path) -> None:
         if (folder / PID).exists() or (folder / MANIFEST).exists():
             return
         with (folder / LOG).open("ab") as log:
@@ -95,8 +102,8 @@ class LocalProvider:
                 [sys.executable, SCRIPT], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, env=_quiet_environment(),
             )  # fmt: skip
-        _Reaper.keep(process)
-        (folder / PID).write_text(str(process.pid))
+        self._children[folder.name] = process  # held, so that the interpreter reaps it
+        (folder / PID).write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
 
     async def poll(self, lease: Lease) -> Progress:
         """Running while its process lives; done when its manifest is there."""
@@ -105,10 +112,9 @@ class LocalProvider:
             return Progress(JobState.DONE)
         if not (folder / SCRIPT).exists():
             return Progress(JobState.ABSENT)
-        pid = _pid(folder)
-        if pid is None:
+        if not (folder / PID).exists():
             return Progress(JobState.QUEUED)
-        if _alive(pid):
+        if self._alive(folder):
             return Progress(JobState.RUNNING, _last_line(folder / LOG))
         if (folder / MANIFEST).exists():  # it ended between the two looks
             return Progress(JobState.DONE)
@@ -116,7 +122,9 @@ class LocalProvider:
 
     async def fetch(self, lease: Lease, into: Path) -> Fetched:
         """Copy the result files."""
-        folder = self._job_folder(lease.name)
+        return await self._runtime.offload(self._copy, self._job_folder(lease.name), into)
+
+    def _copy(self, folder: Path, into: Path) -> Fetched:
         into.mkdir(parents=True, exist_ok=True)
         files = {}
         try:
@@ -130,12 +138,14 @@ class LocalProvider:
 
     async def cancel(self, lease: Lease) -> Released | Unconfirmed:
         """Kill the job's process group."""
-        pid = _pid(self._job_folder(lease.name))
-        if pid is not None and _alive(pid):
+        folder = self._job_folder(lease.name)
+        process = _running(folder)
+        if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            if _alive(pid):
-                return Unconfirmed(lease.id, f"process {pid} did not die", lease.ends_by)
+                os.killpg(process.pid, signal.SIGKILL)
+            _, alive = await self._runtime.offload(psutil.wait_procs, [process], 5)
+            if alive and self._alive(folder):
+                return Unconfirmed(lease.id, f"process {process.pid} did not die", lease.ends_by)
         return Released(lease.id, "no process of it runs")
 
     async def release(self, lease: Lease) -> Released | Unconfirmed:
@@ -149,12 +159,15 @@ class LocalProvider:
         """Jobs whose process lives."""
         now, found = self._runtime.now(), []
         for folder in sorted(self._folder.glob("accel-*")):
-            pid = _pid(folder)
-            if pid is not None and _alive(pid):
+            if self._alive(folder):
                 found.append(
                     Lease(folder.name, self.name, self.realm, folder.name, str(folder), now, now)
                 )
         return tuple(found)
+
+    def _alive(self, folder: Path) -> bool:
+        child = self._children.get(folder.name)
+        return child.poll() is None if child is not None else _running(folder) is not None
 
     def _lease(self, intent: Intent) -> Lease:
         ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
@@ -165,42 +178,21 @@ class LocalProvider:
         return self._folder / name
 
 
-class _Reaper:
-    """Holds child processes so that the interpreter reaps them; a zombie would look alive."""
-
-    _children: list[subprocess.Popen[bytes]] = []  # noqa: RUF012 - handles of the operating system
-
-    @classmethod
-    def keep(cls, process: subprocess.Popen[bytes]) -> None:
-        cls._children = [p for p in cls._children if p.poll() is None] + [process]
-
-    @classmethod
-    def reap(cls) -> None:
-        cls._children = [p for p in cls._children if p.poll() is None]
-
-
 def _quiet_environment() -> dict[str, str]:
     """The environment without anything that could be a key: a job of ours needs none."""
     secretive = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
     return {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secretive)}
 
 
-def _pid(folder: Path) -> int | None:
+def _running(folder: Path) -> psutil.Process | None:
+    """The job's process if it lives. Its start time is checked too: process ids are used again."""
     try:
-        return int((folder / PID).read_text())
-    except (OSError, ValueError):
+        pid, started = (folder / PID).read_text().split()
+        process = psutil.Process(int(pid))
+        same = abs(process.create_time() - float(started)) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, psutil.Error):
         return None
-
-
-def _alive(pid: int) -> bool:
-    _Reaper.reap()
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _last_line(log: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from accel.core.attempt import Attempt, Outcome, Route, Scored, Timing
-from accel.core.errors import EveryAttemptFailed, ProviderError, Retry, TermsError, TimedOut
+from accel.core.errors import EveryAttemptFailed, ProviderError, Retry, TimedOut, UsageError
 from accel.core.money import Cost
 from accel.core.runtime import Runtime
 from accel.routing.policy import LOCAL
@@ -42,7 +42,8 @@ async def cascade(
     """Try the offers of ``route`` until one gives an output.
 
     attempt: one try; raises ProviderError, and must validate its own output. on_attempt: told of every
-    ended try. Raises EveryAttemptFailed; cancellation passes through after its attempt was told.
+    ended try. Raises EveryAttemptFailed; UsageError and cancellation pass through, after their attempt was
+    told.
     """
     clock = asyncio.get_running_loop().time
     ends = None if within_s is None else clock() + within_s
@@ -61,6 +62,9 @@ async def cascade(
             ended = _ended(route, scored, runtime, Outcome.CANCELLED, clock() - began, None)
             on_attempt(ended)
             raise
+        except UsageError as mistake:  # the input is at fault: no other offer would take it
+            on_attempt(_ended(route, scored, runtime, Outcome.FAILED, clock() - began, mistake))
+            raise
         except Exception as failure:  # an unknown error must also lead to the next offer
             error = failure
             if isinstance(failure, TimeoutError):
@@ -69,8 +73,6 @@ async def cascade(
             done.append(ended)
             on_attempt(ended)
             retry = error.retry if isinstance(error, ProviderError) else Retry.NEXT
-            if isinstance(error, TermsError) or retry is Retry.NEVER:
-                break
             if retry is Retry.SAME:
                 queue.append(scored)
             if queue and queue[0] is scored:
@@ -80,7 +82,11 @@ async def cascade(
         ended = _ok(route, scored, runtime, tried)
         on_attempt(ended)
         return tried.output, (*done, ended)
-    subject = "the deadline passed" if ends is not None and clock() >= ends else "every offer failed"
+    subject = "every offer failed"
+    if ends is not None and clock() >= ends:
+        subject = "the deadline passed"
+    elif not route.ranked:
+        subject = route.why
     raise EveryAttemptFailed(subject, tuple(done))
 
 

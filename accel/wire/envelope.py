@@ -1,4 +1,4 @@
-"""The envelope. Guarantee: what ``from_bytes`` returns is bit for bit what ``to_bytes`` was given, or it raises.
+"""The envelope. Guarantee: ``from_bytes`` returns bit for bit what ``to_bytes`` was given, or raises.
 
 One safetensors blob: the tensors, and a string header with the version, the task's id, the Spec and
 free ``meta`` as JSON, and a BLAKE2b-256 over all of them. The same bytes on the wire, on disk and in
@@ -39,7 +39,7 @@ class Envelope:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """BLAKE2b-256, hex, over version, task, spec, meta and every tensor's name, dtype, shape and bytes."""
+        """BLAKE2b-256, hex, over version, task, spec, meta and every tensor: name, dtype, shape, bytes."""
         h = hashlib.blake2b(digest_size=32)
         head = [VERSION, self.task_id, dict(self.spec), dict(self.meta)]
         _feed(h, json.dumps(head, sort_keys=True, ensure_ascii=True).encode())
@@ -48,6 +48,11 @@ class Envelope:
             _feed(h, f"{name}|{array.dtype.str}|{array.shape}".encode())
             _feed(h, array.tobytes())
         return h.hexdigest()
+
+    def not_numbers(self) -> list[str]:
+        """Names of tensors that hold NaN or +infinity. -infinity is legal: it pads a row of hits."""
+        floats = {n: t for n, t in self.tensors.items() if t.dtype.kind == "f"}
+        return [n for n, t in floats.items() if np.isnan(t).any() or np.isposinf(t).any()]
 
     def to_bytes(self) -> bytes:
         """Serialise. Raises EnvelopeError for object arrays or more than ``MAX_BYTES``."""

@@ -1,0 +1,43 @@
+"""Which providers are set up. Guarantee: a realm holds only providers of that realm.
+
+This machine is always there. Kaggle is there when a key for it is; with no key it is named as unfit, so
+that a person sees what could be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accel.config import KaggleKey
+from accel.core.errors import SettingsError
+from accel.core.offer import Realm
+from accel.core.runtime import Runtime
+from accel.providers.base import Provider
+from accel.providers.kaggle import KaggleProvider
+from accel.providers.kaggle_client import KaggleCredentials
+from accel.providers.local import LocalProvider
+from accel.worker.engine import Worker
+
+
+def roster(
+    realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, kaggle: KaggleKey | None,
+    kaggle_endpoint: str = "", accepted: Sequence[str] = (),
+) -> list[Provider]:  # fmt: skip
+    """The adapters of one realm.
+
+    kaggle_endpoint: a sandbox's URL; there must be one in the sandbox realm, and none in the real one.
+    """
+    if bool(kaggle_endpoint) != (realm is Realm.SANDBOX):
+        raise SettingsError(f"a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
+    key = kaggle or KaggleKey()
+    credentials = KaggleCredentials(
+        key.username, key.key.get_secret_value(), key.token.get_secret_value()
+    )
+    return [
+        LocalProvider(realm, worker, folder / "local", runtime),
+        KaggleProvider(
+            realm=realm, credentials=credentials, runtime=runtime, accepted_terms=accepted,
+            endpoint=kaggle_endpoint or None,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,263 @@
+"""HybridGPUProcessor. Guarantee: one question gives one answer, whose every sentence cites its passage.
+
+Embed, search, rerank, answer: each stage is a task of its own, routed by ``GPUAccelerator``, so that each
+says where it ran, why there, what it took and what it cost. Search and rerank travel to where the index
+lies; only the query's vector and ids move.
+
+Simple or complex is told by stated rules (``judge``) and can be overridden. A complex question is split
+at its question marks and joining words; the parts are embedded together, searched at once and fused by
+reciprocal rank with the whole, and more hits are reranked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from accel.core.attempt import Result, Timing
+from accel.core.errors import IndexError_, QueryError
+from accel.core.money import Basis, Cost, NanoUSD
+from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task, content_hash
+from accel.corpus.passage import Passage
+from accel.gpu_accelerator import GPUAccelerator
+from accel.index.store import HybridIndex
+from accel.stages.answer import Answered, Citation, default_answer_spec
+from accel.stages.embed import default_spec
+from accel.stages.rerank import default_rerank_spec
+from accel.stages.search import Hits, default_search_spec, fuse
+from accel.wire import Envelope, pack_texts
+
+MAX_CHARS = 8_000  # a question, not a document
+DEPTH = {Complexity.SIMPLE: 20, Complexity.COMPLEX: 40}  # hits that are reranked
+WITHIN_S = {Complexity.SIMPLE: 30.0, Complexity.COMPLEX: 60.0}  # a first question may load the model
+SLICE = 256  # texts embedded between two writes to the cache: what an interrupt can lose
+
+_WORDS_OF_A_LONG_QUESTION = 24
+_PARTS = re.compile(r"\?+|;|,?\s+\band\b\s+(?=(?:how|what|which|where|when|why|who|can|does|is)\b)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one stage of one query took: where it ran and why, its seconds, its cost, its cache hits."""
+
+    stage: Stage
+    where: str
+    why: str
+    timing: Timing
+    cost: Cost
+    hits: int
+    items: int
+    overhead_s: float
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question, with everything that led to it. seconds: wall time of the query."""
+
+    id: str
+    question: str
+    complexity: Complexity
+    judged: str
+    text: str
+    found: bool
+    citations: tuple[Citation, ...]
+    stages: tuple[StageReport, ...]
+    realm: str
+    seconds: float
+
+    @property
+    def cost(self) -> Cost:
+        """Over all stages."""
+        return Cost(NanoUSD(sum(s.cost.amount for s in self.stages)), Basis.ESTIMATED)
+
+
+class HybridGPUProcessor:
+    """Questions over one index. The specs default to the bundled model's."""
+
+    def __init__(
+        self, accelerator: GPUAccelerator, index: HybridIndex, *, rerank: Spec | None = None,
+        answer: Spec | None = None,
+    ) -> None:  # fmt: skip
+        self.accelerator, self.index = accelerator, index
+        self._embed = index.spec
+        self._search, self._rerank = default_search_spec(), rerank or default_rerank_spec()
+        self._answer = answer or default_answer_spec()
+
+    async def query(
+        self, text: str, *, complexity: Complexity | None = None, within_s: float | None = None
+    ) -> Answer:
+        """Answer ``text``. within_s: deadline of the whole query, seconds.
+
+        Raises QueryError for a question that cannot be asked, EveryAttemptFailed when a stage found no
+        provider.
+        """
+        question = check_question(text)
+        level, judged = judge(question) if complexity is None else (complexity, "as you asked")
+        parts = split(question) if level is Complexity.COMPLEX else [question]
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        run = _Run(self.accelerator, self.index, level, began + (within_s or WITHIN_S[level]))
+
+        vectors = (await run.stage(self._embed, pack_texts(parts), {}, items=len(parts)))["vectors"]
+        found = await run.stage(
+            self._search, pack_texts(parts) | {"vectors": vectors}, {"k": DEPTH[level]}, items=len(parts)
+        )
+        hits = fuse_rows(Hits.from_tensors(found))
+        order = await run.stage(
+            self._rerank, pack_texts([question]) | hits.tensors(), {"depth": DEPTH[level]},
+            items=len(hits.row(0)),
+        )  # fmt: skip
+        await run.stage(self._answer, pack_texts([question]) | order, {}, items=1)
+        answered = Answered.from_fields(run.last.output.meta["answer"])
+        return Answer(
+            run.id, question, level, judged, answered.text, answered.found, answered.citations,
+            tuple(run.reports), self.accelerator.realm.value, clock() - began,
+        )  # fmt: skip
+
+
+class _Run:
+    """One query on its way: its id, its deadline, and the reports of its stages so far."""
+
+    def __init__(
+        self, accelerator: GPUAccelerator, index: HybridIndex, level: Complexity, ends: float
+    ) -> None:
+        self._accelerator, self._index, self._level, self._ends = accelerator, index, level, ends
+        self.id = f"q{accelerator.runtime.new_id()}"
+        self.reports: list[StageReport] = []
+        self.last: Result[Envelope]
+
+    async def stage(
+        self, spec: Spec, tensors: dict[str, np.ndarray], meta: dict[str, object], *, items: int
+    ) -> dict[str, np.ndarray]:
+        """Route one stage, note its report, and return the answer's tensors."""
+        resident = "" if spec.stage is Stage.EMBED else self._index.id
+        if resident:
+            meta = {**meta, "index": resident}
+        left = self._ends - asyncio.get_running_loop().time()
+        task = Task(
+            id=f"{self.id}-{spec.stage}", lane=Lane.LIVE, spec=spec, complexity=self._level,
+            size=self._size(spec, tensors, items), within_s=max(left, 0.001),
+            need=Need(spec.stage, Lane.LIVE, spec.numerics, index=resident),
+            inputs=(resident,) if resident else (),
+        )  # fmt: skip
+        self.last = await self._accelerator.run(task, Envelope(task.id, spec.fields(), tensors, meta), self.id)
+        self.reports.append(_report(spec.stage, self.last))
+        return dict(self.last.output.tensors)
+
+    def _size(self, spec: Spec, tensors: dict[str, np.ndarray], items: int) -> Size:
+        sent = sum(t.nbytes for t in tensors.values())
+        if spec.stage is Stage.SEARCH:
+            return Size(items, bytes=sent, read_bytes=self._index.vectors.nbytes)
+        # about four characters to a token in English; reranked passages lie at the index already
+        tokens = len(tensors["text_bytes"]) // 4 + items
+        if spec.stage is Stage.RERANK:
+            tokens += items * spec.max_length // 2
+        return Size(items, tokens=tokens, bytes=sent)
+
+
+def _report(stage: Stage, result: Result[Envelope]) -> StageReport:
+    spent = NanoUSD(sum(a.cost.amount for a in result.attempts))
+    cached = result.hits == result.items and not result.attempts
+    return StageReport(
+        stage, result.where, "in the cache" if cached or result.route is None else result.route.why,
+        result.timing, Cost(spent, Basis.ESTIMATED), result.hits, result.items, result.overhead_s,
+        result.decision_id,
+    )  # fmt: skip
+
+
+def check_question(text: str) -> str:
+    """``text`` without surrounding space. Raises QueryError when it is empty, binary or too long."""
+    if "\0" in text:
+        raise QueryError("the question holds a NUL character: it looks like a binary file.")
+    question = text.strip()
+    if not question:
+        raise QueryError("the question is empty.", hint="Ask, for example: how do I parse an ISO date?")
+    if len(question) > MAX_CHARS:
+        raise QueryError(
+            f"the question has {len(question):,} characters; {MAX_CHARS:,} is the limit.",
+            hint="Put long texts into a corpus (--corpus) and ask about them.",
+        )
+    return question
+
+
+def judge(question: str) -> tuple[Complexity, str]:
+    """Simple or complex, and by which rule: more than one question, or a long one."""
+    parts = split(question)
+    if len(parts) > 1:
+        return Complexity.COMPLEX, f"{len(parts) - 1} questions in one"
+    words = len(question.split())
+    if words > _WORDS_OF_A_LONG_QUESTION:
+        return Complexity.COMPLEX, f"{words} words"
+    return Complexity.SIMPLE, "one short question"
+
+
+def split(question: str) -> list[str]:
+    """The whole question, then its parts if there are several."""
+    parts = [p.strip(" ,.") for p in _PARTS.split(question)]
+    parts = [p for p in parts if len(p.split()) >= 3]
+    return [question, *parts] if len(parts) > 1 else [question]
+
+
+def fuse_rows(hits: Hits) -> Hits:
+    """The rows of several sub-questions as one row, by reciprocal rank.
+
+    A hit keeps the largest dense and lexical score that any of the sub-questions gave it.
+    """
+    if len(hits.ids) <= 1:
+        return hits
+    ids, scores = fuse([hits.row(i) for i in range(len(hits.ids))])
+    width = hits.ids.shape[1]
+    ids, scores = ids[:width], scores[:width]
+    fused = Hits(
+        np.full((1, width), -1, np.int64), np.full((1, width), -np.inf, np.float32),
+        np.zeros((1, width), np.float32), np.zeros((1, width), np.float32),
+    )  # fmt: skip
+    fused.ids[0, : len(ids)], fused.scores[0, : len(ids)] = ids, scores
+    for place, ident in enumerate(ids):
+        where = hits.ids == ident
+        fused.dense[0, place] = hits.dense[where].max()
+        fused.lexical[0, place] = hits.lexical[where].max()
+    return fused
+
+
+async def build_index(
+    accelerator: GPUAccelerator, folder: Path, passages: Sequence[Passage], *, spec: Spec | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> HybridIndex:  # fmt: skip
+    """Embed ``passages`` and index them in ``folder``, or open the index that holds just these already.
+
+    Every ``SLICE`` texts are in the cache before the next begin: what was embedded once is not embedded
+    again, whatever interrupts this. Raises CorpusError for an empty corpus.
+    """
+    wanted = spec or default_spec()
+    try:
+        index = await accelerator.runtime.offload(HybridIndex.open, folder, wanted)
+        held = [p.hash for p in index.passages(range(len(index)))]
+        if held == [p.hash for p in passages]:
+            progress(len(passages), len(passages))
+            return index
+    except IndexError_:
+        pass  # none there, or not of these: it is made below
+    rows: list[np.ndarray] = []
+    for start in range(0, len(passages), SLICE):
+        texts = [p.content for p in passages[start : start + SLICE]]
+        tensors = pack_texts(texts)
+        size = Size(len(texts), tokens=len(tensors["text_bytes"]) // 4, bytes=tensors["text_bytes"].nbytes)
+        digest = content_hash(tensors["text_bytes"].tobytes())
+        task = Task(
+            f"i{accelerator.runtime.new_id()}", Lane.LIVE, wanted, size,
+            Need(Stage.EMBED, Lane.LIVE, wanted.numerics), inputs=(digest,),
+        )  # fmt: skip
+        result = await accelerator.run(task, Envelope(task.id, wanted.fields(), tensors))
+        rows.append(result.output.tensors["vectors"])
+        progress(min(start + SLICE, len(passages)), len(passages))
+    vectors = np.concatenate(rows) if rows else np.zeros((0, wanted.dimension), np.float32)
+    return await accelerator.runtime.offload(
+        HybridIndex.build, folder, passages, vectors, replace(wanted)
+    )
