@@ -1,0 +1,157 @@
+"""Everything opened for use. Guarantee: what ``open_processor`` gives is ready to answer, and closes itself.
+
+Two faces of one engine: ``open_processor`` for asyncio (the Gradio page, the HTTP endpoint), and
+``Session`` for notebooks and scripts, which drives the same coroutines over one portal to one event loop
+in one thread. No model is loaded before the first question or the first passage that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from accel import environment
+from accel.config import KaggleKey
+from accel.core.attempt import Result
+from accel.core.offer import Offer, Realm, Unfit
+from accel.core.task import Complexity, Need, Task, content_hash
+from accel.corpus.passage import Passage, Progress
+from accel.fleet.jobs import Event, Finished
+from accel.fleet.leases import Patience
+from accel.gpu_accelerator import GPUAccelerator, open_accelerator
+from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
+from accel.wire import Envelope
+from accel.worker.bundle import Bundle
+from accel.worker.engine import Worker
+
+T = TypeVar("T")
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Told of progress, with (done, total); total is 0 while it is not known."""
+
+    reading: Progress = _silent
+    embedding: Progress = _silent
+
+
+def read_corpus(corpus: Path | None, *, full: bool = False, progress: Progress = _silent) -> list[Passage]:
+    """Passages of a folder or file, or the docstrings of Python and of the installed packages.
+
+    full: every docstring rather than a few thousand. Raises CorpusError.
+    """
+    if corpus is not None:
+        from accel.corpus.files import read_files
+
+        return list(read_files(corpus, progress=progress).passages)
+    from accel.corpus.docstrings import docstring_passages
+
+    return docstring_passages(full=full, progress=progress)
+
+
+def index_folder(home: Path, corpus: Path | None, full: bool) -> Path:
+    """Where the index of a corpus lies: one folder per corpus, named so that a person can tell."""
+    if corpus is None:
+        return home / "indexes" / ("docstrings-full" if full else "docstrings")
+    path = corpus.expanduser().resolve()
+    return home / "indexes" / f"{path.name}-{content_hash(str(path).encode())[:8]}"
+
+
+@contextlib.asynccontextmanager
+async def open_processor(
+    corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL,
+    asked: Sequence[str] = (), home: Path | None = None, hooks: Hooks = Hooks(),  # noqa: B008 - frozen
+    use_cache: bool = True,
+) -> AsyncIterator[HybridGPUProcessor]:  # fmt: skip
+    """A processor over ``corpus`` (default: the docstring corpus), its index built or opened."""
+    root, worker = home or environment.workdir(), Worker()
+    async with open_accelerator(
+        realm, worker=worker, asked=asked, home=root, use_cache=use_cache
+    ) as accelerator:
+        offload = accelerator.runtime.offload
+        passages = await offload(lambda: read_corpus(corpus, full=full, progress=hooks.reading))
+        index = await build_index(
+            accelerator, index_folder(root, corpus, full), passages, progress=hooks.embedding
+        )
+        worker.attach(index)
+        yield HybridGPUProcessor(accelerator, index)
+
+
+class Session:
+    """The synchronous face, for notebooks: ``with open_session() as accel: accel.query("…")``."""
+
+    def __init__(
+        self, portal: BlockingPortal, accelerator: GPUAccelerator, processor: HybridGPUProcessor | None
+    ) -> None:
+        self._portal, self.accelerator, self.processor = portal, accelerator, processor
+
+    def query(self, text: str, complexity: Complexity | None = None) -> Answer:
+        """Answer one question. Raises as ``HybridGPUProcessor.query``."""
+        if self.processor is None:
+            raise ValueError("this session was opened without a corpus")
+        processor = self.processor
+        return self._call(lambda: processor.query(text, complexity=complexity))
+
+    def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
+        """What every provider would give now."""
+        return self._call(lambda: self.accelerator.offers(need))
+
+    def run(self, task: Task, request: Envelope) -> Result[Envelope]:
+        """Run one live task."""
+        return self._call(lambda: self.accelerator.run(task, request))
+
+    def push(
+        self, task: Task, bundle: Bundle, on_event: Callable[[Event], None] = lambda _: None
+    ) -> Finished:
+        """Submit a batch job and carry it to its end."""
+        job = self.accelerator.submit(task, bundle)
+        return self.resume(job.id, on_event)
+
+    def resume(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
+        """Carry on a job that an interrupt or a crash left on its way."""
+        return self._call(lambda: self.accelerator.finish(job_id, on_event))
+
+    def _call(self, make: Callable[[], Any]) -> Any:
+        async def run() -> Any:
+            return await make()
+
+        return self._portal.call(run)
+
+
+@contextlib.contextmanager
+def open_session(
+    realm: Realm = Realm.REAL, *, asked: Sequence[str] = (), home: Path | None = None,
+    kaggle: KaggleKey | None = None, kaggle_endpoint: str = "",
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+) -> Iterator[Session]:  # fmt: skip
+    """A session for offers and batch jobs."""
+    with start_blocking_portal() as portal:
+        opened = open_accelerator(
+            realm, asked=asked, home=home, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
+            patience=patience,
+        )  # fmt: skip
+        with portal.wrap_async_context_manager(opened) as accelerator:
+            yield Session(portal, accelerator, None)
+
+
+@contextlib.contextmanager
+def open_query_session(
+    corpus: Path | None = None, *, full: bool = False, asked: Sequence[str] = (),
+    home: Path | None = None, hooks: Hooks = Hooks(), use_cache: bool = True,  # noqa: B008 - frozen
+) -> Iterator[Session]:  # fmt: skip
+    """A session that also answers questions over ``corpus``."""
+    with start_blocking_portal() as portal:
+        opened = open_processor(
+            corpus, full=full, asked=asked, home=home, hooks=hooks, use_cache=use_cache
+        )
+        with portal.wrap_async_context_manager(opened) as processor:
+            yield Session(portal, processor.accelerator, processor)
