@@ -48,7 +48,7 @@ class LexicalIndex:
     @classmethod
     def build(cls, texts: Sequence[str]) -> LexicalIndex:
         """Index ``texts``. Raises CorpusError when there is none."""
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
 
         if not texts:
             raise CorpusError("nothing to index: the corpus is empty.")

@@ -16,9 +16,13 @@ _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\dA-Za-z_]
 # Function words only: what a question is asked with, not what it is about. Words that name
 # something in a programming language (for, with, is, not, from, or) are kept where they are rare
 # anyway by BM25.
-STOP = frozenset(
-    ["a", "an", "the", "and", "of", "to", "in", "on", "at", "by", "as", "it", "its", "this", "that", "these", "those", "i", "me", "my", "we", "our", "you", "your", "he", "she", "they", "them", "their", "be", "am", "is", "are", "was", "were", "been", "being", "do", "does", "did", "doing", "have", "has", "had", "having", "will", "would", "shall", "should", "can", "could", "may", "might", "must", "how", "what", "which", "who", "whom", "whose", "when", "where", "why", "there", "here", "into", "about", "than", "then", "so", "such", "but", "if", "else", "use", "using", "used", "want", "need", "please"]
-)
+_STOP_WORDS = """
+    a an the and of to in on at by as it its this that these those i me my we our you your he she they
+    them their be am is are was were been being do does did doing have has had having will would shall
+    should can could may might must how what which who whom whose when where why there here into about
+    than then so such but if else use using used want need please
+"""
+STOP = frozenset(_STOP_WORDS.split())
 
 
 class Tokeniser:
@@ -28,7 +32,7 @@ class Tokeniser:
     """
 
     def __init__(self) -> None:
-        import Stemmer
+        import Stemmer  # type: ignore[import-not-found]
 
         self._stemmer = Stemmer.Stemmer("english")
         self._stems: dict[str, str] = {}

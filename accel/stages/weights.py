@@ -253,13 +253,16 @@ def fill(asked: Spec, found: Spec) -> Spec:
 
 
 def folder_revision(folder: Path) -> str:
-    """sha256 over the weights of a model folder; "" where it holds none."""
-    weights = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
-    digest = hashlib.sha256()
-    for path in weights:
+    """sha256 of a model folder's weights (of their sha256s, if many files); "" where it holds none."""
+    digests = []
+    for path in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []:
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest() if weights else ""
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else _joined(digests)
+
+
+def _joined(digests: list[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 def missing_model(name: str, bad: Exception) -> ModelError:
