@@ -97,7 +97,7 @@ class KaggleProvider:
             raise SettingsError(f"Kaggle: realm {realm} does not go with endpoint {endpoint}.")
         if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
             raise SettingsError("Kaggle: a sandbox is on this machine; its endpoint is not.")
-        self.realm = realm
+        self.realm: Realm = realm
         self._runtime, self._credentials, self._accepted = runtime, credentials, accepted_terms
         self._calls = KaggleCalls(credentials, endpoint, call_s)
         self._render, self._wait_s, self._cold_s = render, wait_s, cold_s
