@@ -1,0 +1,55 @@
+# An activated conda or virtual environment is used as it is; without one, .venv is made.
+ifneq (,$(or $(VIRTUAL_ENV),$(CONDA_PREFIX)))
+PY := python
+READY := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))/.accel-ready
+BOOT := python
+else
+PY := .venv/bin/python
+READY := .venv/.accel-ready
+BOOT := python3
+endif
+OWNER ?= OWNER
+# The GPU user's environment brings its own FAISS (environment.yml); everyone else gets the CPU one.
+FAISS := $(if $(CONDA_PREFIX),$(shell python -c "import importlib.metadata as m; m.version('faiss-gpu')" >/dev/null 2>&1 && echo gpu || echo cpu),cpu)
+
+.PHONY: demo app test conformance lint kernels install clean help
+help:
+	@echo "make demo         the main job, end to end: no account, no GPU"
+	@echo "make app          the question page in a browser"
+	@echo "make test         the tests (under 10 minutes on 2 cores)"
+	@echo "make conformance  slower: vendors' own clients, test collections"
+	@echo "make lint         ruff, mypy, the import contract"
+	@echo "make kernels OWNER=name   kaggle_kernels/ ready for the official Kaggle command line"
+
+demo: $(READY)
+	@$(PY) -m accel demo $(if $(FULL),--full)
+
+app: $(READY)
+	@$(PY) gradio_app.py
+
+test: $(READY)
+	@$(PY) -m pytest -q
+
+conformance: $(READY)
+	@$(PY) -m pytest -q -m conformance
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m importlinter.cli lint 2>/dev/null || $(dir $(PY))lint-imports
+
+kernels: $(READY)
+	@$(PY) -m accel.experiments.kernels --owner $(OWNER) --out build/kernels
+
+install: $(READY)
+
+# torch goes in first and pinned: with none present, a range takes the newest CUDA build, several GB.
+$(READY): pyproject.toml
+	@test -n "$(VIRTUAL_ENV)$(CONDA_PREFIX)" || test -x .venv/bin/python || $(BOOT) -m venv .venv
+	@echo "installing what accel needs (some minutes, once) ..."
+	@$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check torch==2.13.0
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[$(FAISS),kaggle,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-conformance build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,234 @@
+"""The command line. Guarantee: bad input gives one line and a non-zero exit, never a traceback.
+
+Exit codes: 0 done; 1 it could not be done; 2 mend what you typed or set; 130 interrupted (what was
+finished is kept: the same command goes on from there). With ``--json`` stdout holds one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accel import __version__
+from accel.core.errors import AccelError, EveryAttemptFailed, QueryError, UsageError
+from accel.core.offer import Realm
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="What would a GPU buy my retrieval workload, on which provider, at what price - and run it there.\n\n"
+    "Everything works without an account on this machine. Start with: accel demo",
+    epilog="Settings: environment variables and a TOML file; `accel doctor` names them and checks each.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (a stable contract).")]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option("--provider", help="Try this provider first; may be given several times."),
+]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(help="A file or folder of text, Markdown, Python or JSON Lines. "
+                 "Default: the docstrings of Python and of the installed packages."),
+]  # fmt: skip
+Full = Annotated[bool, typer.Option("--full", help="Every docstring, not a few thousand (slow once).")]
+Sandbox = Annotated[
+    bool, typer.Option("--sandbox", help="Rehearse against a cloud on loopback: no account, no cost.")
+]
+
+
+@app.command()
+def demo(full: Full = False) -> None:
+    """The main job, end to end: index, questions, a pushed job, a measured table. No account, no GPU."""
+    from accel.cli.demo import run_demo
+
+    run_demo(full=full)
+
+
+@app.command()
+def query(
+    text: Annotated[str, typer.Argument(help='The question; "-" reads it from standard input.')],
+    corpus: Corpus = None, provider: Provider = None, full: Full = False, json: Json = False,
+    within: Annotated[float | None, typer.Option(help="Deadline for the answer, seconds.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything again.")] = False,
+) -> None:  # fmt: skip
+    """Answer a question with citations, and say where each stage ran, why, how long and at what cost."""
+    from accel.cli import terminal
+    from accel.hybrid_gpu_processor import check_question
+    from accel.session import Hooks, open_query_session
+
+    question = check_question(_standard_input() if text == "-" else text)
+    if within is not None and not within > 0:
+        raise UsageError(f"--within must be a positive number of seconds, not {within}.")
+    with contextlib.ExitStack() as stack:
+        hooks = Hooks(
+            stack.enter_context(terminal.progress("reading")),
+            stack.enter_context(terminal.progress("embedding")),
+        )
+        with open_query_session(
+            corpus, full=full, asked=provider or (), hooks=hooks, use_cache=not no_cache
+        ) as session:
+            answer = session.query(question, within_s=within)
+    if json:
+        terminal.print_json(terminal.answer_json(answer))
+    else:
+        terminal.show_answer(answer)
+
+
+@app.command()
+def push(
+    job: Annotated[str, typer.Argument(help="What to run: embed_benchmark.")] = "embed_benchmark",
+    to: Annotated[str, typer.Option(help="kaggle, local, or auto.")] = "auto",
+    sandbox: Sandbox = False, json: Json = False,
+    passages: Annotated[int, typer.Option(min=1, max=2000, help="Texts to embed.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, max=1000)] = 5,
+    resume: Annotated[bool, typer.Option("--resume", help="Carry on what was left unfinished.")] = False,
+) -> None:  # fmt: skip
+    """Run a batch job on a provider, and bring its verified result home. `local` is the last resort."""
+    from accel.cli.pushing import push_benchmark, resume_jobs
+
+    if job != "embed_benchmark":
+        raise UsageError(f"there is no job {job!r}.", hint="There is: embed_benchmark.")
+    if resume:
+        resume_jobs(sandbox=sandbox, as_json=json)
+    else:
+        push_benchmark(to, sandbox=sandbox, passages=passages, repetitions=repetitions, as_json=json)
+
+
+@app.command()
+def offers(
+    stage: Annotated[str, typer.Option(help="embed, search, rerank or answer.")] = "embed",
+    lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
+    items: Annotated[int, typer.Option(min=1, help="Texts to compute.")] = 1000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 128,
+    sandbox: Sandbox = False, json: Json = False,
+) -> None:  # fmt: skip
+    """What every provider would give now for a task: price, quota, seconds, cost, or why nothing."""
+    from accel.cli.inspecting import show_offers
+
+    show_offers(stage, lane, items=items, tokens=tokens, sandbox=sandbox, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this machine, the model, the keys and every provider, and say how to mend each finding."""
+    from accel.cli.inspecting import show_doctor
+
+    show_doctor(as_json=json)
+
+
+@app.command()
+def explain(
+    ident: Annotated[str | None, typer.Argument(help="A query's, task's or job's id; default: the last.")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Rank again; fail unless it is the same.")] = False,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Look in the sandbox ledger.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Why it went where it went: every offer considered, its score, and why each lost."""
+    from accel.cli.inspecting import show_explanation
+
+    show_explanation(ident, replay=replay, realm=Realm.SANDBOX if sandbox else Realm.REAL, as_json=json)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    json: Json = False,
+) -> None:
+    """nDCG@10 of every stage on a test collection: BM25, dense, fusion, and the whole pipeline."""
+    from accel.cli.inspecting import show_evaluation
+
+    show_evaluation(folder, as_json=json)
+
+
+@app.command()
+def simulate(
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1000,
+    json: Json = False,
+) -> None:
+    """The production router in a virtual world with failures; prints a hash of everything it did."""
+    from accel.cli.inspecting import show_simulation
+
+    show_simulation(seed, requests, as_json=json)
+
+
+@app.command()
+def sandbox(
+    cloud: Annotated[str, typer.Argument(help="Which cloud: kaggle.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """Run a loopback cloud in the foreground; prints one JSON line with its URL and how to reach it."""
+    if cloud != "kaggle":
+        raise UsageError(f"there is no sandbox {cloud!r}.", hint="There is: kaggle.")
+    from accel.sandbox.server import serve_foreground
+
+    serve_foreground(port)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"accel {__version__}\n")
+        raise typer.Exit
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read(1 << 24).decode("utf-8")
+    except UnicodeDecodeError:
+        raise QueryError("standard input is not UTF-8 text: it looks like a binary file.") from None
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Every failure as one line on stderr and an exit code."""
+    try:
+        yield
+    except EveryAttemptFailed as failure:
+        _fail(str(failure), failure.exit_code)
+    except AccelError as failure:
+        _fail(str(failure), failure.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, the same command goes on from there.", 130)
+    except BrokenPipeError:
+        # the reader of our pipe left; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as failure:
+        _fail(f"the operating system refused: {failure}.", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    sys.stderr.write(f"accel: {line}\n")
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Entry point of the ``accel`` command."""
+    # Read by libraries when they are first imported, which happens in the commands below. A demo with
+    # the network cut must not wait for a hub, nor must a page report itself anywhere.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with _one_line_errors():
+        try:
+            code = app(prog_name="accel", standalone_mode=False)
+        except Exception as wrong:
+            # typer carries its own copy of click, whose usage errors have this method
+            told = getattr(wrong, "format_message", None)
+            if told is None:
+                raise
+            _fail(f"{told()} See: accel --help", 2)
+        if code == 130:  # how typer reports Ctrl-C outside standalone mode
+            raise KeyboardInterrupt
+        raise SystemExit(code if isinstance(code, int) else 0)

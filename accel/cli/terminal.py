@@ -1,0 +1,195 @@
+"""What the command line shows. Guarantee: fits 80 columns, says the realm, and puts data on stdout only.
+
+Progress and remarks go to stderr, so that ``accel … --json`` can be piped. Pure rendering: nothing here
+computes anything but text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from accel.core.attempt import Route, Timing
+from accel.core.money import dollars
+from accel.hybrid_gpu_processor import Answer
+
+WIDE = 100
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console no wider than ``WIDE``; 80 columns where there is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = min(Console(stderr=stderr).width, WIDE) if stream.isatty() else _columns()
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def _columns() -> int:
+    try:
+        return max(40, min(int(os.environ.get("COLUMNS", "80")), WIDE))
+    except ValueError:
+        return 80
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout. ``schema`` 1 keeps every field it has; fields may be added."""
+    sys.stdout.write(json.dumps({"schema": 1, **value}, indent=2, default=str) + "\n")
+
+
+def say(line: str) -> None:
+    """A remark, on stderr."""
+    console(stderr=True).print(Text(line, style="dim"))
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, told of (done, total). Where there is no terminal: a line for each tenth."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        told = -1
+
+        def lines(done: int, total: int) -> None:
+            nonlocal told
+            tenth = 10 * done // total if total else 0
+            if tenth > told:
+                told = tenth
+                screen.print(f"{label}: {done:,} of {total:,}" if total else f"{label} …")
+
+        yield lines
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def show_answer(answer: Answer) -> None:
+    """The answer, its sources, and per stage where, why, what it took and what it cost."""
+    out = console()
+    out.print(Text(answer.question, style="bold"))
+    out.print(Text(answer.text))
+    for citation in answer.citations:
+        out.print(Text(f"  [{citation.number}] {citation.name}", style="cyan"), end="")
+        out.print(Text(f"  {citation.source}", style="dim"))
+    out.print(stage_table(answer))
+    out.print(
+        Text(
+            f"{answer.complexity} ({answer.judged}) · {ms(answer.seconds)} in all · "
+            f"{answer.cost} · {answer.realm} · id {answer.id}",
+            style="dim",
+        )
+    )
+
+
+def stage_table(answer: Answer) -> Table:
+    """One row per stage. Milliseconds are split into wait and cold start, transfer, compute."""
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    for name in ("stage", "where"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why there", ratio=1, overflow="fold")
+    for name in ("wait+cold", "transfer", "compute", "cost", "cache"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in answer.stages:
+        t = s.timing
+        table.add_row(
+            s.stage, s.where, s.why, ms(t.wait_s + t.cold_s), ms(t.transfer_s), ms(t.compute_s),
+            dollars(s.cost.amount), "hit" if s.hits == s.items else f"{s.hits}/{s.items}",
+        )  # fmt: skip
+    return table
+
+
+def show_route(route: Route, title: str) -> None:
+    """Every offer that was considered, with its score, and every refusal with its reason."""
+    out = console()
+    out.print(Text(f"{title} · policy {route.policy}", style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    for name in ("provider", "gpu"):
+        table.add_column(name, no_wrap=True)
+    for name in ("expected", "cost", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", ratio=1, overflow="fold")
+    for place, s in enumerate(route.ranked):
+        gpu = f"{s.offer.gpu.count}×{s.offer.gpu.name}"
+        table.add_row(
+            "→" if place == 0 else "", s.offer.provider, gpu, ms(s.estimate.timing.total_s),
+            str(s.estimate.cost), f"${s.score:.6f}", s.why,
+        )  # fmt: skip
+    for r in route.refused:
+        table.add_row("✗", r.provider, "", "", "", "", Text(r.reason, style="dim"))
+    out.print(table)
+
+
+def ms(seconds: float) -> str:
+    """A duration for people: milliseconds below ten seconds."""
+    if seconds < 0.0995:
+        return f"{seconds * 1e3:.1f} ms" if seconds else "0"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 9.95 else f"{seconds:.1f} s"
+
+
+def timing_json(timing: Timing) -> dict[str, float]:
+    """The four parts, seconds."""
+    return {
+        "wait_s": timing.wait_s, "cold_s": timing.cold_s, "transfer_s": timing.transfer_s,
+        "compute_s": timing.compute_s,
+    }  # fmt: skip
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """The stable contract of ``accel query --json``."""
+    return {
+        "id": answer.id, "question": answer.question, "complexity": answer.complexity.value,
+        "judged": answer.judged, "answer": answer.text, "found": answer.found,
+        "citations": [
+            {"number": c.number, "name": c.name, "source": c.source, "text": c.text}
+            for c in answer.citations
+        ],
+        "stages": [
+            {"stage": s.stage.value, "where": s.where, "why": s.why, "timing": timing_json(s.timing),
+             "cost_nano_usd": s.cost.amount, "cost_basis": s.cost.basis.value, "hits": s.hits,
+             "items": s.items, "overhead_s": s.overhead_s, "decision_id": s.decision_id}
+            for s in answer.stages
+        ],
+        "realm": answer.realm, "seconds": answer.seconds,
+    }  # fmt: skip
+
+
+def route_json(route: Route) -> dict[str, Any]:
+    """The stable contract of a route in ``explain`` and ``offers``."""
+    return {
+        "task_id": route.task_id, "policy": route.policy, "draw": route.draw,
+        "ranked": [
+            {"provider": s.offer.provider, "offer_id": s.offer.id, "realm": s.offer.realm.value,
+             "gpu": s.offer.gpu.name, "gpu_count": s.offer.gpu.count,
+             "rate_nano_usd_per_hour": s.offer.rate.nano_per_hour,
+             "rate_as_of": s.offer.rate.as_of.isoformat(), "rate_source": s.offer.rate.source,
+             "quota_left_s": s.offer.quota_left_s, "as_of": s.offer.as_of.isoformat(),
+             "expected": timing_json(s.estimate.timing), "basis": s.estimate.basis,
+             "cost_nano_usd": s.estimate.cost.amount, "score_usd": s.score, "why": s.why}
+            for s in route.ranked
+        ],
+        "refused": [{"provider": r.provider, "reason": r.reason} for r in route.refused],
+    }  # fmt: skip
+
+
+def checks_table(rows: Sequence[tuple[str, bool | None, str]]) -> Table:
+    """``doctor``'s findings: what, fine or not (None: neither), and what to know or do."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    mark = {True: Text("ok", style="green"), False: Text("!!", style="yellow"), None: Text("--")}
+    for what, fine, remark in rows:
+        table.add_row(mark[fine], what, remark)
+    return table
