@@ -184,9 +184,10 @@ class KaggleApp:
             raise Refused(403, "the address is not signed")
         session = self.store.find(slug, version)
         kind = fault.kind if fault else None
-        if session is None or kind is FaultKind.MISSING or name not in self.store.outputs(session):
+        file = self.store.output(session, name) if session else None
+        if file is None or kind is FaultKind.MISSING:
             raise Refused(404, "Not Found")
-        data = (self.store.folder(session) / "working" / name).read_bytes()
+        data = file.read_bytes()
         if kind is FaultKind.CORRUPTED and data:
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]

@@ -162,9 +162,15 @@ class Store:
     def outputs(self, session: Session) -> list[str]:
         """Regular files in the session's working folder, as sorted relative POSIX paths; no links."""
         working = self.folder(session) / "working"
-        found = (p for p in working.rglob("*") if p.is_file() and not p.is_symlink())
-        names = (p for p in found if p.resolve().is_relative_to(working.resolve()))
-        return sorted(p.relative_to(working).as_posix() for p in names)
+        names = (p.relative_to(working).as_posix() for p in working.rglob("*"))
+        return sorted(name for name in names if self.output(session, name))
+
+    def output(self, session: Session, name: str) -> Path | None:
+        """The file of one output; None if there is none, or it lies or points elsewhere."""
+        working = (self.folder(session) / "working").resolve()
+        path = working / name
+        whole = path.resolve() == path  # no link and no ".." on the way
+        return path if whole and path.is_relative_to(working) and path.is_file() else None
 
     def log(self, session: Session) -> list[dict[str, Any]]:
         """The log so far, as Kaggle's ``{stream_name, time, data}`` events."""
