@@ -19,6 +19,10 @@ from safetensors.numpy import load, save
 
 VERSION = 1
 MAX_BYTES = 1 << 30  # one envelope is a batch, not a corpus: larger inputs travel as references
+# what safetensors holds in every version, little-endian: everything else is refused, not converted
+_DTYPES = frozenset({
+    "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8",
+})  # fmt: skip
 
 
 class EnvelopeError(ValueError):
@@ -44,7 +48,7 @@ class Envelope:
         head = [VERSION, self.task_id, dict(self.spec), dict(self.meta)]
         _feed(h, json.dumps(head, sort_keys=True, ensure_ascii=True).encode())
         for name in sorted(self.tensors):
-            array = np.ascontiguousarray(self.tensors[name])
+            array = _plain(self.tensors[name])
             _feed(h, f"{name}|{array.dtype.str}|{array.shape}".encode())
             _feed(h, array.tobytes())
         return h.hexdigest()
@@ -55,10 +59,8 @@ class Envelope:
         return [n for n, t in floats.items() if np.isnan(t).any() or np.isposinf(t).any()]
 
     def to_bytes(self) -> bytes:
-        """Serialise. Raises EnvelopeError for object arrays or more than ``MAX_BYTES``."""
-        arrays = {k: np.ascontiguousarray(v) for k, v in self.tensors.items()}
-        if any(a.dtype == object for a in arrays.values()):
-            raise EnvelopeError("object arrays do not travel")
+        """Serialise. Raises EnvelopeError for other than plain numbers, or more than ``MAX_BYTES``."""
+        arrays = {k: _plain(v) for k, v in self.tensors.items()}
         if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
             raise EnvelopeError(f"an envelope holds at most {MAX_BYTES} bytes")
         header = {
@@ -86,11 +88,24 @@ class Envelope:
             digest = header["digest"]
         except EnvelopeError:
             raise
-        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as bad:
+        except (
+            SafetensorError, KeyError, ValueError, TypeError, AttributeError, OverflowError,
+            RecursionError,
+        ) as bad:  # fmt: skip
             raise EnvelopeError(f"not a whole envelope: {type(bad).__name__}: {bad}") from bad
         if envelope.digest() != digest:
             raise EnvelopeError("the envelope's content does not match its digest")
         return envelope
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The same numbers, C-contiguous and little-endian; a scalar stays a scalar. Raises EnvelopeError."""
+    made = np.asarray(array, order="C")
+    if made.dtype.byteorder == ">":
+        made = made.astype(made.dtype.newbyteorder("<"))
+    if made.dtype.str not in _DTYPES:
+        raise EnvelopeError(f"arrays of {made.dtype} do not travel")
+    return made
 
 
 def _feed(h: Any, part: bytes) -> None:
@@ -123,11 +138,16 @@ def pack_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:
 def unpack_texts(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Inverse of ``pack_texts``. Raises EnvelopeError if the two tensors do not belong together."""
     try:
-        blob, ends = tensors["text_bytes"].tobytes(), tensors["text_ends"].tolist()
+        data, offsets = tensors["text_bytes"], tensors["text_ends"]
     except KeyError as missing:
         raise EnvelopeError(f"no tensor {missing}") from missing
+    if data.dtype != np.uint8 or offsets.dtype != np.int64 or offsets.ndim != 1:
+        raise EnvelopeError("text travels as uint8 bytes and int64 end offsets")
+    blob, ends = data.tobytes(), offsets.tolist()
     starts = [0, *ends[:-1]] if ends else []
-    if ends and (ends[-1] != len(blob) or any(a > b for a, b in zip(starts, ends, strict=True))):
+    if (ends[-1] if ends else 0) != len(blob) or any(
+        a > b for a, b in zip(starts, ends, strict=True)
+    ):
         raise EnvelopeError("text offsets do not fit the text")
     try:
         return [
