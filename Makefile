@@ -36,7 +36,7 @@ conformance: $(READY)
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
-	@$(PY) -m importlinter.cli lint 2>/dev/null || $(dir $(PY))lint-imports
+	@$(PY) -c "from importlinter.cli import lint_imports_command as run; run()"
 
 kernels: $(READY)
 	@$(PY) -m accel.experiments.kernels --owner $(OWNER) --out build/kernels
@@ -47,7 +47,7 @@ install: $(READY)
 $(READY): pyproject.toml
 	@test -n "$(VIRTUAL_ENV)$(CONDA_PREFIX)" || test -x .venv/bin/python || $(BOOT) -m venv .venv
 	@echo "installing what accel needs (some minutes, once) ..."
-	@$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check torch==2.13.0
+	@$(PY) -c "import importlib.util as u; raise SystemExit(u.find_spec('torch') is None)" || $(PY) -m pip install -q --disable-pip-version-check torch==2.13.0
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[$(FAISS),kaggle,dev]'
 	@touch $@
 

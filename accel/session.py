@@ -94,12 +94,14 @@ class Session:
     ) -> None:
         self._portal, self.accelerator, self.processor = portal, accelerator, processor
 
-    def query(self, text: str, complexity: Complexity | None = None) -> Answer:
+    def query(
+        self, text: str, *, complexity: Complexity | None = None, within_s: float | None = None
+    ) -> Answer:
         """Answer one question. Raises as ``HybridGPUProcessor.query``."""
         if self.processor is None:
             raise ValueError("this session was opened without a corpus")
         processor = self.processor
-        return self._call(lambda: processor.query(text, complexity=complexity))
+        return self._call(lambda: processor.query(text, complexity=complexity, within_s=within_s))
 
     def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give now."""
