@@ -8,12 +8,13 @@ What Kaggle does not offer, and what that means here:
   currently exposed outside the server", kaggle-cli pull request 1174, 2026-08-11). ``release`` and
   ``cancel`` confirm a session that has ended and else say until when it can run; every push carries
   ``sessionTimeoutSeconds``, and the job ends itself.
-- A refused push is HTTP 200 with ``error`` (kaggle 2.2.4, kaggle_api_extended.py:6474-6500).
+- A refused push is HTTP 200 with ``error`` (kaggle 2.2.4, kaggle_api_extended.py:6465-6499).
 - A kernel that does not exist is answered 403 "Permission 'kernels.get' was denied" (or 404), and so is
-  one that was pushed moments ago. ``find`` therefore also asks for the list of own kernels, and says
+  one that was pushed moments ago (kaggle_api_extended.py:6798-6805 explains the former; both are in
+  public logs of its users, 2026). ``find`` therefore also asks for the list of own kernels, and says
   that it cannot tell while the push is younger than ``settle_s``.
-- A crashed script may still be reported COMPLETE: whether a job succeeded is told by its own
-  ``result.json`` (``worker.artefacts``), never by the status alone.
+- A crashed script may still be reported COMPLETE (a user's note of 2026, not seen by us): whether a job
+  succeeded is told by its own ``result.json`` (``worker.artefacts``), never by the status alone.
 
 Wire facts stand in ``providers.kaggle_calls`` and ``providers.kaggle_client``.
 """

@@ -27,7 +27,7 @@ from accel.providers.base import Fetched, JobState, Progress
 from accel.providers.kaggle_client import NAME, KaggleClient, KaggleCredentials
 
 MACHINE_SHAPE = "NvidiaTeslaT4"
-PAGE_OUTPUT, PAGE_LIST = 200, 100  # largest page sizes; the second: kaggle_api_extended.py:6054
+PAGE_OUTPUT, PAGE_LIST = 200, 100  # largest page sizes; the second: kaggle_api_extended.py:6053
 MAX_PAGES, MAX_FILES = 100, 2000
 STATES = {  # kagglesdk 0.1.37, kernels_enums.py:31-38
     "QUEUED": JobState.QUEUED,
@@ -54,7 +54,7 @@ class KaggleCalls:
         self.username = self._client.username
 
     def quota(self) -> tuple[float, datetime | None]:
-        """(GPU seconds left, refresh). kk:6-30; fields only: the SDK's printing drops days."""
+        """(GPU seconds left, refresh). kk:6-113; fields only: the SDK's printing drops days."""
         answer, _ = self._client.call(
             lambda sdk: sdk.kernels.kernels_api_client.get_accelerator_quota_statistics()
         )
@@ -212,5 +212,5 @@ def log_text(log: str) -> str:
 
 
 def utc(instant: datetime | None) -> datetime | None:
-    """The SDK drops the "Z" of every instant (kaggle_object.py:126-136)."""
+    """The SDK drops the "Z" of every instant (kaggle_object.py:130-140)."""
     return instant.replace(tzinfo=UTC) if instant else None

@@ -3,8 +3,8 @@
 What kagglesdk 0.1.37 would do by itself, and what is done about it:
 - A token in the environment or under the home folder beats a user name and key given in code
   (kaggle_http_client.py:264-286). We hand it a finished session, so that it never looks
-  (``_init_session`` returns at once when there is one: line 186).
-- It sets no time-out (line 108). Our transport adapter sets one on every request.
+  (``_init_session`` returns at once when there is one: lines 173-174).
+- It sets no time-out (line 104). Our transport adapter sets one on every request.
 - It follows redirects (``Session.send``): ours takes none, an answer elsewhere is no answer.
 - An empty or odd body parses into defaults, and the default status is "QUEUED" (kernels_api_service.py:
   2701). The raw body is kept beside the parsed one, so that a caller can tell.
@@ -121,9 +121,9 @@ class KaggleClient:
         http = sdk.http_client()
         with self._session() as session:
             self._sign(session)
-            session.headers["Content-Type"] = "application/json"  # kaggle_http_client.py:190-192
+            session.headers["Content-Type"] = "application/json"  # kaggle_http_client.py:177-179
             http._session = session
-            if self._endpoint:  # the only way to another host: kaggle_env.py:24-38 has a fixed list
+            if self._endpoint:  # the only way to another host: kaggle_env.py:24-31 has a fixed list
                 http._endpoint = self._endpoint
             try:
                 parsed = ask(sdk)
@@ -205,7 +205,7 @@ class KaggleClient:
         return session
 
     def _sign(self, session: requests.Session) -> None:
-        """Bearer token or Basic pair, as kaggle_http_client.py:256-286 does it."""
+        """Bearer token or Basic pair, as kaggle_http_client.py:255-286 does it."""
         if self._credentials.token:
             header = f"Bearer {self._credentials.token}"
             session.auth = lambda request: _with_header(request, header)
@@ -222,16 +222,15 @@ class KaggleClient:
         if isinstance(error, requests.TooManyRedirects):
             raise Unreachable("Kaggle sent us to another address.", provider=NAME) from None
         if answer is None:
-            if isinstance(error, requests.RequestException):
-                kind = type(error).__name__
-                raise Unreachable(f"no answer from Kaggle ({kind}).", provider=NAME) from None
-            kind = type(error).__name__
-            raise Unreachable(f"Kaggle's answer cannot be read ({kind}).", provider=NAME) from None
+            unread = isinstance(error, requests.exceptions.InvalidJSONError)
+            sent = isinstance(error, requests.RequestException) and not unread
+            what = "no answer from Kaggle" if sent else "Kaggle's answer cannot be read"
+            raise Unreachable(f"{what} ({type(error).__name__}).", provider=NAME) from None
         body: Any = None
         with contextlib.suppress(ValueError):
             body = answer.json()
         told = body if isinstance(body, dict) else {}
-        code = told.get("code")  # may differ from the HTTP status: kaggle_http_client.py:125-130
+        code = told.get("code")  # may differ from the HTTP status: kaggle_http_client.py:128-132
         status = code if isinstance(code, int) and code >= 400 else answer.status_code
         words = self._credentials.clean(str(told.get("message") or ""))
         raise _classify(status, words, answer.headers.get("Retry-After", "")) from None

@@ -48,7 +48,7 @@ class KernelCalls:
     """The calls of one account. ``table``: "service/Method" → what answers it.
 
     deny_unknown: an unknown kernel is answered 403 "Permission 'kernels.get' was denied", as Kaggle
-    does for a slug that does not exist (kx:6690-6697 says so too); False: 404, which is seen as well.
+    does for a slug that does not exist (kx:6696-6703 says so too); False: 404, which is seen as well.
     """
 
     def __init__(self, store: Store, runner: Runner, *, deny_unknown: bool) -> None:
@@ -75,7 +75,7 @@ class KernelCalls:
         return session
 
     async def _save(self, call: Call) -> dict[str, Any]:
-        """kk:1965-2421. A refusal is HTTP 200 with ``error`` (kx:6474-6500); the client exits 0."""
+        """kk:1965-2421. A refusal is HTTP 200 with ``error`` (kx:6465-6499); the client exits 0."""
         p = call.params
         if call.fault and (text := _refusal(call.fault, self.runner.allowance_s)):
             return {"error": text}
@@ -87,20 +87,20 @@ class KernelCalls:
         if owner != self.store.username:
             raise Refused(403, "Permission 'kernels.update' was denied")
         if not SLUG.fullmatch(slug) or slugify(title) != slug or not 5 <= len(title) <= 50:
-            # Kaggle takes the slug from the title and goes on (kx:6376-6385: "may result in surprising
+            # Kaggle takes the slug from the title and goes on (kx:6367-6377: "may result in surprising
             # behavior"); the sandbox refuses, so that nobody relies on it.
             return {"error": f"The title {title!r} does not make the slug {slug!r}."}
         if (p.get("language"), p.get("kernelType")) != ("python", "script"):
             return {"error": "This sandbox runs Python scripts only."}
         timeout = int(p.get("sessionTimeoutSeconds") or MAX_TIMEOUT_S)
-        if not 0 < timeout <= MAX_TIMEOUT_S:  # kk:2024: "must be lower than the global maximum"
+        if not 0 < timeout <= MAX_TIMEOUT_S:  # kk:2017: "must be lower than the global maximum"
             return {"error": f"The session timeout is at most {MAX_TIMEOUT_S} seconds."}
         unknown = {
             "invalidDatasetSources": p.get("datasetDataSources") or [],
             "invalidCompetitionSources": p.get("competitionDataSources") or [],
             "invalidKernelSources": p.get("kernelDataSources") or [],
             "invalidModelSources": p.get("modelDataSources") or [],
-        }  # the sandbox has none of these; Kaggle goes on without what it does not know (kx:6481-6495)
+        }  # the sandbox has none of these; Kaggle goes on without what it does not know (kx:6469-6489)
         quick = p.get("kernelExecutionType") == "QUICK_SAVE"
         gpu = bool(p.get("enableGpu")) or str(p.get("machineShape", "")).startswith("Nvidia")
         if gpu and not quick and (refusal := self._gpu_refusal()):
@@ -129,7 +129,7 @@ class KernelCalls:
         return ""
 
     async def _status(self, call: Call) -> dict[str, Any]:
-        """kk:848-890; enums travel by name (kaggle_object.py:44-60)."""
+        """kk:848-890; enums travel by name (kaggle_object.py:36-77)."""
         p = call.params
         session = self.find(p.get("userName"), p.get("kernelSlug"), p.get("versionLabel"))
         failure = {"failureMessage": session.failure} if session.failure else {}
@@ -161,7 +161,7 @@ class KernelCalls:
         found = [s for s in self.store.latest() if wanted in s.slug or wanted in s.title.lower()]
         if p.get("user"):
             found = [s for s in found if p["user"] == self.store.username]
-        shown, token = _page(found, p, 100)  # kx:6054-6055
+        shown, token = _page(found, p, 100)  # kx:6053-6054
         return {"kernels": [self._metadata(s) for s in shown], "nextPageToken": token}
 
     def _metadata(self, session: Session) -> dict[str, Any]:
@@ -195,8 +195,8 @@ class KernelCalls:
         raise Refused(403, "Permission 'kernelSessions.cancel' was denied")
 
     async def _quota(self, call: Call) -> dict[str, Any]:
-        """kk:6-30 and 521-588. Written by hand: the SDK's own serialiser drops days
-        (kaggle_object.py:166-172)."""
+        """kk:6-113 and 521-588. Written by hand: the SDK's own serialiser drops days
+        (kaggle_object.py:167-172)."""
         used, refresh, ever = self.store.week(self.runner.week_s)
         gpu = {
             "timeUsed": _duration(used),

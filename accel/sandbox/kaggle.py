@@ -4,8 +4,8 @@ Evidence, unless a line says otherwise: kagglesdk 0.1.37 and kaggle 2.2.4 as ins
 kagglesdk/kaggle_http_client.py, ``kk`` = kagglesdk/kernels/types/kernels_api_service.py, ``kx`` =
 kaggle/api/kaggle_api_extended.py). Calls are ``POST {base}/v1/{service}/{Method}`` with JSON in
 camelCase (khttp:109-119, 288-294); the base is the host on production and ``host/api`` elsewhere, so
-both are served. An error is JSON with ``code`` and ``message`` (khttp:125-130). Durations travel as
-"108000s", instants as "…Z" (kaggle_object.py:107-187).
+both are served. An error is JSON with ``code`` and ``message`` (khttp:128-132). Durations travel as
+"108000s", instants as "…Z" (kaggle_object.py:115-195).
 
 What the calls answer is in ``sandbox.calls``; this file carries them: HTTP, credentials, faults.
 """
@@ -120,7 +120,7 @@ class KaggleApp:
         if fault is not None and (failed := await _before(fault, request.receive)) is not None:
             return failed
         base = "http://{}:{}".format(*request.scope["server"])
-        if call == "Download":  # a plain GET without credentials: kx:6713
+        if call == "Download":  # a plain GET without credentials: kx:6714
             return self._download(path, fault)
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
@@ -145,7 +145,7 @@ class KaggleApp:
             raise Refused(400, "Bad Request") from None
 
     def _authenticate(self, header: str) -> None:
-        """Basic user:key or Bearer token (khttp:256-286); raises Refused 401."""
+        """Basic user:key or Bearer token (khttp:255-286); raises Refused 401."""
         scheme, _, value = header.partition(" ")
         if scheme == "Bearer" and hmac.compare_digest(value.encode(), self.store.token.encode()):
             return
@@ -157,7 +157,7 @@ class KaggleApp:
     # --- plain GETs
 
     def _logs(self, path: str) -> Response:
-        """kx:6872-6963: server-sent events while a session runs, the whole log as JSON afterwards."""
+        """kx:6868-6958: server-sent events while a session runs, the whole log as JSON afterwards."""
         owner, slug = path.rsplit("/", 2)[1:]
         session = self.calls.find(owner, slug)
         if not session.active:
@@ -292,7 +292,7 @@ async def _abort(receive: Receive, send: Send) -> None:
     """Close the connection as a lost one is closed.
 
     ASGI has no word for this: uvicorn's ``send`` is a method of the object that holds the transport
-    (uvicorn 0.54, protocols/http/h11_impl.py:457), and nothing else can reach it.
+    (uvicorn 0.54, protocols/http/h11_impl.py:455), and nothing else can reach it.
     """
     transport = send.__self__.transport  # type: ignore[attr-defined]
     transport.abort()

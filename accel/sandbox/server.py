@@ -139,7 +139,7 @@ class KaggleSandbox:
             "token": self.token,
             "folder": str(self.root),
             "time_scale": self.time_scale,
-            # kagglesdk 0.1.37, kaggle_env.py:24-57: LOCALHOST is http://localhost, port 80; a proxy
+            # kagglesdk 0.1.37, kaggle_env.py:24-50: LOCALHOST is http://localhost, port 80; a proxy
             # brings it here. The downloads come from 127.0.0.1, and go there directly.
             "official_cli_env": {
                 "KAGGLE_API_ENVIRONMENT": "LOCALHOST",

@@ -7,7 +7,7 @@ the sandbox itself is killed with SIGKILL; and if this process is killed, Linux 
 (PR_SET_PDEATHSIG). What cannot be caught: a script that starts a process in a session of its own.
 
 Leaves FOLDER/log.jsonl, one ``{stream_name, time, data}`` a line as Kaggle's log has them
-(kaggle 2.2.4, kaggle_api_extended.py:6868-6879), and, last and by rename, FOLDER/exit.json:
+(kaggle 2.2.4, kaggle_api_extended.py:6871-6877), and, last and by rename, FOLDER/exit.json:
 ``{reason: exited | timeout | stopped, code, seconds}``.
 """
 
@@ -39,9 +39,11 @@ def _die_with_supervisor() -> None:
             os._exit(137)
 
 
-def _exited(pid: int) -> bool:
+def _exited(child: subprocess.Popen[bytes]) -> bool:
     """Whether the child has ended, without reaping it: its group must stay ours until it is killed."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return child.poll() is not None
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class _Log:
@@ -92,7 +94,7 @@ def supervise(folder: Path, script: Path, timeout_s: float) -> None:
         ready.register(sys.stdin.buffer, selectors.EVENT_READ, "parent")
         ended_at = 0.0
         while reason == "exited":
-            ended = _exited(child.pid)  # asked first: what it wrote before its end is read below
+            ended = _exited(child)  # asked first: what it wrote before its end is read below
             ended_at = ended_at or (time.monotonic() if ended else 0.0)
             events = ready.select(0 if ended else TICK_S)
             for key, _ in events:

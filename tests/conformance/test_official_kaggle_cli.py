@@ -2,7 +2,7 @@
 
 It runs in its own environment under .venv-conformance/kaggle (made here with pip if it is missing), with
 a home folder of its own and no KAGGLE_ variable but those named. ``KAGGLE_API_ENVIRONMENT=LOCALHOST``
-sends it to http://localhost (kagglesdk 0.1.37, kaggle_env.py:24-57); ``http_proxy`` brings it from there
+sends it to http://localhost (kagglesdk 0.1.37, kaggle_env.py:24-50); ``http_proxy`` brings it from there
 to the sandbox's port. Nothing of it is patched.
 """
 
