@@ -52,6 +52,9 @@ class Board:
         except TimeoutError:
             reason = f"no answer within {PROBE_S:.0f} s"
             answer = Unfit(provider.name, provider.realm, reason, self._runtime.now())
+        except Exception as broken:  # probe never raises; one that does must not take the others along
+            reason = f"it could not be asked ({type(broken).__name__})"
+            answer = Unfit(provider.name, provider.realm, reason, self._runtime.now())
         if provider.name != LOCAL:
             self._kept[provider.name, need] = (now, answer)
         return answer

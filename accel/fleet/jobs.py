@@ -29,6 +29,7 @@ from accel.core.errors import (
     Retry,
     TimedOut,
     Unreachable,
+    UsageError,
 )
 from accel.core.lease import Intent, Lease
 from accel.core.money import Basis, Cost
@@ -79,7 +80,12 @@ class JobRunner:
         self._transfer_s: dict[str, float] = {}
 
     def submit(self, task: Task, bundle: Bundle) -> Job:
-        """Write the bundle and queue the job. From here on any process can carry it on."""
+        """Write the bundle and queue the job. From here on any process can carry it on.
+
+        Raises UsageError when a job of this id was submitted before.
+        """
+        if jobs.exists(self._ledger, task.id):
+            raise UsageError(f"a job {task.id!r} was submitted before.", hint="Carry that one on.")
         folder = self._folder / task.id
         bundle.write(folder / "bundle")
         return jobs.add(self._ledger, task.id, task, folder)
@@ -99,12 +105,13 @@ class JobRunner:
         try:
             job = jobs.get(self._ledger, job_id)
             while not job.step.terminal:
-                on_event(Event(job.id, job.step, self._provider_name(job)))
+                on_event(self._event(job))
                 job = await self._step(job, on_event)
-            on_event(Event(job.id, job.step, self._provider_name(job)))
+            on_event(self._event(job))
             attempts = self._ledger.attempts(job.task.id)
             if job.step is JobStep.FAILED:
-                raise EveryAttemptFailed(f"job {job.id} failed", attempts)
+                subject = f"job {job.id} failed" if attempts else f"job {job.id}: {job.error}"
+                raise EveryAttemptFailed(subject, attempts)
             return Finished(job, self._verified(job), attempts)
         finally:
             lock.release()
@@ -142,22 +149,26 @@ class JobRunner:
             tuple(a for a in answers if isinstance(a, Unfit)), state, self._runtime.random.random(),
         )  # fmt: skip
         route = rank(task, answers, state, inputs.draw)
-        decision = f"{job.id}-d{job.tries}"
-        decisions.record(self._ledger, decision, task.id, inputs, route)
-        if not route.ranked:
-            return jobs.advance(self._ledger, job, JobStep.FAILED, error=route.why)
-        offer = route.ranked[0].offer
-        reserved = self._leases.reservation(offer)
-        intent = Intent(
-            id=f"{job.id}-{job.tries}", task_id=task.id, offer=offer,
-            name=f"accel-{job.id}-{job.tries}", lifetime_s=reserved.lifetime_s,
-            created_at=self._runtime.now(), bundle=job.folder / "bundle",
-        )  # fmt: skip
-        try:
-            job = jobs.intend(self._ledger, job, intent, reserved.account, reserved.amount, decision)
-        except OverBudget as refused:
-            self._record_failure(job, intent, refused)
-            return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused))
+        decision = f"{job.id}-{self._runtime.new_id()}"
+        # decision, reservation, intent and step are one fact: a crash leaves all of them or none
+        with self._ledger.transaction():
+            decisions.record(self._ledger, decision, task.id, inputs, route)
+            if not route.ranked:
+                return jobs.advance(self._ledger, job, JobStep.FAILED, error=route.why)
+            offer = route.ranked[0].offer
+            reserved = self._leases.reservation(offer)
+            intent = Intent(
+                id=f"{job.id}-{job.tries}", task_id=task.id, offer=offer,
+                name=f"accel-{job.id}-{job.tries}", lifetime_s=reserved.lifetime_s,
+                created_at=self._runtime.now(), bundle=job.folder / "bundle",
+            )  # fmt: skip
+            try:
+                job = jobs.intend(
+                    self._ledger, job, intent, reserved.account, reserved.amount, decision
+                )
+            except OverBudget as refused:
+                self._record_failure(job, intent, refused)
+                return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused)[:500])
         self._fresh.add(intent.id)
         return job
 
@@ -223,12 +234,12 @@ class JobRunner:
         return jobs.advance(self._ledger, job, JobStep.FETCHED)
 
     async def _settle(self, job: Job) -> Job:
-        """Attempt, charge, release, done: each may be repeated after a crash without counting twice."""
+        """Release, which may be repeated after a crash; then attempt, charge and step in one transaction."""
         _, lease = self._leased(job)
         _, intent, _ = self._ledger.lease(job.intent_id)
         meta = self._verified(job).output.meta
         compute_s, cold_s = float(meta.get("compute_s", 0.0)), float(meta.get("cold_s", 0.0))
-        transfer_s = self._transfer_s.get(intent.id, 0.0)
+        transfer_s = self._transfer_s.pop(intent.id, 0.0)
         # queue, provisioning and our own polling: what the far end and the transfers do not account for
         wait_s = max(0.0, self._elapsed_s(intent) - compute_s - cold_s - transfer_s)
         attempt = Attempt(
@@ -237,17 +248,21 @@ class JobRunner:
             timing=Timing(wait_s, cold_s, transfer_s, compute_s), lease_id=lease.id,
             cost=Cost(intent.offer.rate.cost(cold_s + compute_s), Basis.ESTIMATED),
         )  # fmt: skip
-        self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
-        await self._leases.end(intent, used_s=cold_s + compute_s)
-        return jobs.advance(self._ledger, job, JobStep.DONE)
+        ending = await self._leases.release(intent, used_s=cold_s + compute_s)
+        with self._ledger.transaction():
+            self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
+            self._leases.book(intent, ending)
+            return jobs.advance(self._ledger, job, JobStep.DONE)
 
     async def _give_up(self, job: Job, failure: ProviderError) -> Job:
-        """Record the failed attempt, end its lease, and put the job back in the queue."""
+        """End the failed attempt's lease; write that down and put the job back in the queue, as one."""
         _, intent, _ = self._ledger.lease(job.intent_id)
-        self._record_failure(job, intent, failure)
         self._board.forget()
-        await self._leases.end(intent, used_s=self._elapsed_s(intent), failure=failure)
-        return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(failure)[:500])
+        ending = await self._leases.release(intent, used_s=self._elapsed_s(intent), failure=failure)
+        with self._ledger.transaction():
+            self._record_failure(job, intent, failure)
+            self._leases.book(intent, ending)
+            return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(failure)[:500])
 
     def _record_failure(self, job: Job, intent: Intent, failure: AccelError) -> None:
         attempt = Attempt(
@@ -264,6 +279,10 @@ class JobRunner:
     @staticmethod
     def _clock() -> float:
         return asyncio.get_running_loop().time()
+
+    def _event(self, job: Job) -> Event:
+        queued_again = job.step is JobStep.QUEUED and job.tries
+        return Event(job.id, job.step, self._provider_name(job), job.error if queued_again else "")
 
     def _provider_name(self, job: Job) -> str:
         if not job.intent_id or job.step is JobStep.QUEUED:

@@ -26,6 +26,9 @@ class BatchProvider(Provider, RunsBatch, Protocol):
     """What a job needs of a provider."""
 
 
+LONGEST_ASKED_S = 300.0  # however long a provider asks to wait before it can tell
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Seconds: between polls, for a provider that does not answer, for a whole job; and downloads."""
@@ -43,6 +46,15 @@ class Reservation:
     account: str
     amount: int
     lifetime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a lease ended: "released", "absent" or "abandoned", why, and what it is charged."""
+
+    state: str
+    note: str
+    charged: int
 
 
 class Leases:
@@ -93,8 +105,14 @@ class Leases:
         self._ledger.lease_opened(intent.id, lease)
         return lease
 
-    async def end(self, intent: Intent, *, used_s: float, failure: ProviderError | None = None) -> None:
-        """Release and settle. ``used_s``: billed seconds, if the provider confirms the end."""
+    async def release(
+        self, intent: Intent, *, used_s: float, failure: ProviderError | None = None
+    ) -> Ending:
+        """Give back what ``intent`` made, if it made anything. ``book`` then writes down how that ended.
+
+        used_s: billed seconds, if the provider confirms the end. failure: why the attempt failed. May be
+        repeated: a process that died before ``book`` has a successor that releases again.
+        """
         state, _, lease = self._ledger.lease(intent.id)
         if lease is not None:
             state, note = await self._release(intent, lease)
@@ -105,12 +123,16 @@ class Leases:
         worst = amount(intent.offer, intent.lifetime_s)
         if state == "abandoned":
             ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
-            note = f"{note}; ends by itself at {ends:%Y-%m-%d %H:%M:%S} UTC"
-            charged = worst
-        else:
-            charged = min(worst, amount(intent.offer, used_s))
-        self._ledger.settle(intent.id, charged, Basis.ESTIMATED, intent.offer.rate)
-        self._ledger.lease_ended(intent.id, state, note)
+            if lease is not None:
+                ends = lease.ends_by  # the provider's own word: it counts a queue, too
+            return Ending(state, f"{note}; ends by itself by {ends:%Y-%m-%d %H:%M:%S} UTC", worst)
+        return Ending(state, note, min(worst, amount(intent.offer, used_s)))
+
+    def book(self, intent: Intent, ending: Ending) -> None:
+        """Settle the reservation and end the lease, in one transaction or as part of the caller's."""
+        with self._ledger.transaction():
+            self._ledger.settle(intent.id, ending.charged, Basis.ESTIMATED, intent.offer.rate)
+            self._ledger.lease_ended(intent.id, ending.state, ending.note)
 
     async def _release(self, intent: Intent, lease: Lease) -> tuple[str, str]:
         try:
@@ -122,16 +144,19 @@ class Leases:
         return "abandoned", answer.reason
 
     async def _find(self, provider: BatchProvider, intent: Intent) -> Lease | None:
-        """``find``, asked again while the provider does not answer."""
+        """``find``, asked again while the provider does not answer, and for as long as it says to wait."""
         clock = asyncio.get_running_loop().time
-        ends = clock() + self._patience.unreachable_s
+        began = clock()
+        ends = began + self._patience.unreachable_s
         while True:
             try:
                 return await provider.find(intent)
             except ProviderError as failure:
-                if failure.retry is not Retry.SAME or clock() > ends:
+                asked = failure.retry_after_s or 0.0  # "not shown yet, ask again in …", or a rate limit
+                ends = max(ends, min(clock() + asked, began + LONGEST_ASKED_S))
+                if failure.retry is not Retry.SAME or clock() >= ends:
                     raise
-                await asyncio.sleep(self._patience.poll_s)
+                await asyncio.sleep(min(max(self._patience.poll_s, asked), ends - clock()))
 
 
 def amount(offer: Offer, seconds: float) -> int:

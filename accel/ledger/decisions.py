@@ -11,7 +11,8 @@ from typing import Any
 
 from accel.core.attempt import Route
 from accel.core.errors import UsageError
-from accel.ledger.store import Ledger, dump
+from accel.ledger.database import dump
+from accel.ledger.store import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from accel.core.errors import LedgerError
 from accel.core.lease import Intent
 from accel.core.task import Task
-from accel.ledger.store import Ledger, dump
+from accel.ledger.database import dump
+from accel.ledger.store import Ledger
 
 
 class JobStep(StrEnum):
@@ -69,14 +70,21 @@ _COLUMNS = "id, task, folder, step, tries, decision, intent_id, error"
 
 
 def add(ledger: Ledger, job_id: str, task: Task, folder: Path) -> Job:
-    """Queue a job whose bundle is already in ``folder``."""
+    """Queue a job whose bundle is already in ``folder``. Raises LedgerError when the id is taken."""
     with ledger.transaction() as db:
+        if exists(ledger, job_id):
+            raise LedgerError(f"the ledger has a job {job_id!r} already.")
         at = ledger.at()
         db.execute(
             "INSERT INTO job (id, task, folder, step, made_at, at) VALUES (?, ?, ?, 'queued', ?, ?)",
             (job_id, dump(task), str(folder), at, at),
         )
     return get(ledger, job_id)
+
+
+def exists(ledger: Ledger, job_id: str) -> bool:
+    """Whether a job of that id was ever queued."""
+    return bool(ledger.rows("SELECT 1 FROM job WHERE id = ?", job_id))
 
 
 def get(ledger: Ledger, job_id: str) -> Job:
@@ -100,7 +108,7 @@ def intend(
 ) -> Job:
     """Reserve, write the intent and move the job to ``intended``: all in one transaction, or none."""
     with ledger.transaction() as db:
-        ledger.intend_in(db, intent, account, amount)
+        ledger.intend(intent, account, amount)
         _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)
     return get(ledger, job.id)
 
