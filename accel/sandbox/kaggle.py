@@ -61,6 +61,7 @@ class KaggleApp:
         self.wire: deque[WireRecord] = deque(maxlen=10_000)
         self._make_runner = make_runner
         self._calls: KernelCalls | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- ASGI
 
@@ -95,6 +96,7 @@ class KaggleApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._loop = asyncio.get_running_loop()
         runner = self._make_runner(self.store)
         runner.resume()
         self._calls = KernelCalls(self.store, runner, deny_unknown=self.deny_unknown)
@@ -102,6 +104,18 @@ class KaggleApp:
         await receive()
         await runner.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def reset(self) -> None:
+        """Forget every kernel, charge, request and fault. To be called from another thread."""
+        assert self._loop is not None, "the server has not started"
+
+        async def forget() -> None:
+            await self.calls.runner.close()
+            self.store.clear()
+            self.faults.set([])
+            self.wire.clear()
+
+        asyncio.run_coroutine_threadsafe(forget(), self._loop).result()
 
     @property
     def calls(self) -> KernelCalls:

@@ -124,6 +124,11 @@ class KaggleSandbox:
         """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
         self._faults.set(rules)
 
+    def reset(self) -> None:
+        """Start afresh: every session is killed, and kernels, charges, faults and requests forgotten."""
+        assert self._app is not None, "the sandbox has not been started"
+        self._app.reset()
+
     def requests(self, call: str = "") -> list[WireRecord]:
         """What has come over the wire, oldest first; only ``call`` (a method's name) if given."""
         assert self._app is not None, "the sandbox has not been started"

@@ -157,6 +157,12 @@ class Store:
         self._sessions.pop(slug, None)
         shutil.rmtree(self.root / "kernels" / slug, ignore_errors=True)
 
+    def clear(self) -> None:
+        """Forget every kernel and every charge; the account stays."""
+        for slug in list(self._sessions):
+            self.delete(slug)
+        (self.root / "charges.jsonl").unlink(missing_ok=True)
+
     # --- output
 
     def outputs(self, session: Session) -> list[str]:

@@ -46,10 +46,16 @@ BATCH = Need(Stage.EMBED, Lane.BATCH)
 QUICK = "open('result.json', 'w').write('{}')"
 
 
-@pytest.fixture
-def sandbox() -> Iterator[KaggleSandbox]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[KaggleSandbox]:
     with KaggleSandbox(time_scale=10_000) as running:
         yield running
+
+
+@pytest.fixture
+def sandbox(served: KaggleSandbox) -> KaggleSandbox:
+    served.reset()
+    return served
 
 
 def provider(sandbox: KaggleSandbox, code: str = QUICK, **options: Any) -> KaggleProvider:
@@ -322,8 +328,8 @@ def test_a_kernel_that_is_listed_but_denied_is_not_absent(sandbox: KaggleSandbox
     asyncio.run(scenario())
 
 
-def test_leases_are_ours_recent_and_not_over() -> None:
-    async def scenario(sandbox: KaggleSandbox) -> None:
+def test_leases_are_ours_recent_and_not_over(sandbox: KaggleSandbox) -> None:
+    async def scenario() -> None:
         await job(provider(sandbox), "accel-done")
         slow = provider(sandbox, "import time; time.sleep(20)")
         running = await slow.create(intent("accel-slow"))
@@ -332,8 +338,7 @@ def test_leases_are_ours_recent_and_not_over() -> None:
         assert [(k.name, k.remote_id) for k in listed] == [("accel-slow", running.remote_id)]
         assert listed[0].ends_by > RUNTIME.now() + timedelta(hours=12)
 
-    with KaggleSandbox(time_scale=10_000) as sandbox:
-        asyncio.run(scenario(sandbox))
+    asyncio.run(scenario())
 
 
 def test_every_page_of_the_list_is_read(sandbox: KaggleSandbox) -> None:

@@ -65,10 +65,16 @@ def kaggle_case(sandbox: KaggleSandbox, credentials: KaggleCredentials) -> Provi
     )  # fmt: skip
 
 
-@pytest.fixture
-def sandbox() -> Iterator[KaggleSandbox]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[KaggleSandbox]:
     with KaggleSandbox(time_scale=10_000) as running:
         yield running
+
+
+@pytest.fixture
+def sandbox(served: KaggleSandbox) -> KaggleSandbox:
+    served.reset()
+    return served
 
 
 class TestKaggle(ProviderContract):

@@ -152,6 +152,19 @@ def test_deleting_a_kernel_ends_its_session(tmp_path: Path) -> None:
         assert ask(sandbox, "ListKernels")["kernels"] == []
 
 
+def test_a_reset_ends_and_forgets_everything(tmp_path: Path) -> None:
+    with KaggleSandbox(tmp_path, time_scale=10_000) as sandbox:
+        push(sandbox, "accel-long", LONG)
+        running = pids(tmp_path, "accel-long")
+        sandbox.set_faults({"on": "ListKernels", "kind": "drop", "times": 0})
+        sandbox.reset()
+        assert all(gone(pid) for pid in running)
+        assert sandbox.requests() == []
+        assert ask(sandbox, "ListKernels")["kernels"] == []
+        quota = ask(sandbox, "GetAcceleratorQuotaStatistics")
+        assert float(quota["gpuQuota"]["timeUsed"].rstrip("s")) == 0
+
+
 def test_a_finished_script_leaves_no_process_behind(tmp_path: Path) -> None:
     with KaggleSandbox(tmp_path, time_scale=10_000) as sandbox:
         push(sandbox, "accel-long", LONG.replace("time.sleep(120)\n", "print('leaving')\n"))
