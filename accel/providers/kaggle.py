@@ -67,6 +67,7 @@ NAME_RULE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 MAX_LIFETIME_S = 12 * 3600  # kaggle 2.2.5 cli.py:2863: "12 hours, the maximum notebook runtime"
 # Priors for the router until attempts have measured it; nobody publishes these numbers.
 WAIT_PRIOR_S, COLD_PRIOR_S = 30.0, 120.0
+SECONDS_PER_BYTE_PRIOR = 1e-6  # 1 MB/s, an ordinary line's upload
 QUEUE_ALLOWANCE_S = 3600.0  # our margin for the queue in ``ends_by``: the timeout counts from the start
 LISTED_FOR = timedelta(hours=48)  # a kernel last run longer ago cannot hold a session of 12 hours
 
@@ -124,9 +125,10 @@ class KaggleProvider:
         return Offer(
             id=f"{self.name}-{self.realm}-t4x2", provider=self.name, realm=self.realm, gpu=T4X2,
             rate=RATE, as_of=now,
-            source="Kaggle's quota call; wait and cold start are priors, not measured",
+            source="Kaggle's quota call; wait, cold start and transfer are priors, not measured",
             lanes=frozenset({Lane.BATCH}), numerics=NUMERICS, wait_s=self._wait_s,
             cold_s=self._cold_s, quota_left_s=left_s,
+            seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 
     async def create(self, intent: Intent) -> Lease:

@@ -72,9 +72,7 @@ class KaggleCalls:
         on_gpu = intent.offer.gpu.capability > 0
 
         def ask(sdk: Any) -> Any:
-            from kagglesdk.kernels.types import (  # type: ignore[import-untyped]
-                kernels_api_service as kk,
-            )
+            from kagglesdk.kernels.types import kernels_api_service as kk
 
             request = kk.ApiSaveKernelRequest()
             request.slug = f"{user}/{intent.name}"
@@ -137,7 +135,7 @@ class KaggleCalls:
 
             def ask(sdk: Any, token: str = token) -> Any:
                 from kagglesdk.kernels.types import kernels_api_service as kk
-                from kagglesdk.kernels.types import kernels_enums  # type: ignore[import-untyped]
+                from kagglesdk.kernels.types import kernels_enums
 
                 request = kk.ApiListKernelsRequest()
                 request.group = kernels_enums.KernelsListViewType.PROFILE

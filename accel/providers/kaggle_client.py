@@ -87,9 +87,7 @@ class KaggleClient:
         if not self._username:
 
             def ask(sdk: Any) -> Any:
-                from kagglesdk.security.types import (  # type: ignore[import-untyped]
-                    oauth_service,
-                )
+                from kagglesdk.security.types import oauth_service
 
                 request = oauth_service.IntrospectTokenRequest()
                 request.token = self._credentials.token
@@ -105,8 +103,8 @@ class KaggleClient:
     def call(self, ask: Callable[[Any], T]) -> tuple[T, Any]:
         """``ask(kagglesdk.KaggleClient)`` and the JSON it was parsed from; errors as ``core.errors``."""
         try:
-            from kagglesdk import KaggleClient as Sdk  # type: ignore[import-untyped]
-            from kagglesdk.kaggle_env import KaggleEnv  # type: ignore[import-untyped]
+            from kagglesdk import KaggleClient as Sdk
+            from kagglesdk.kaggle_env import KaggleEnv
         except ImportError:
             raise Rejected("its SDK is not installed.", provider=NAME,
                            hint="Install it: pip install 'accel[kaggle]'.") from None  # fmt: skip
