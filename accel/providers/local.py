@@ -2,21 +2,24 @@
 
 Live requests go to a ``Worker`` in this process, off the event loop. Batch jobs run the very script that
 a far end would run, as a process of its own in a folder named after the intent, so that a job outlives
-the process that began it and is found again by its name.
+the process that began it and is found again by its name. A job lives exactly as long as the lock on its
+``job.lock`` is held: the lock is handed to its process when that is made, and the operating system drops
+it with the process, so that no crash of ours can leave a job running that nobody knows of.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-
-import psutil
 
 from accel import environment
 from accel.core.errors import JobFailed, ProviderError, Unreachable
@@ -31,18 +34,33 @@ from accel.worker.artefacts import MANIFEST
 from accel.worker.bundle import render_script
 from accel.worker.engine import Worker
 
-SCRIPT, LOG, PID = "job.py", "job.log", "job.pid"
+SCRIPT, LOG, PID, LOCK = "job.py", "job.log", "job.pid", "job.lock"
+# The new process notes its own id, which is its group's, before it becomes the script.
+_BEGIN = f"""
+import os, pathlib, sys
+pathlib.Path("{PID}.part").write_text(str(os.getpid()))
+os.replace("{PID}.part", "{PID}")
+os.execv(sys.executable, [sys.executable, "{SCRIPT}"])
+"""
+STOP_S = 5.0  # for a killed process group to go
 # load of the bundled model in a fresh process: 0.9 s of it, plus importing torch; only a prior
 COLD_S = 4.0
 
 
 class LocalProvider:
-    """Live and batch on this machine. folder: where batch jobs run; worker: what answers live."""
+    """Live and batch on this machine.
+
+    folder: where batch jobs run. worker: what answers live. render: bundle folder → script.
+    """
 
     name = "local"
 
-    def __init__(self, realm: Realm, worker: Worker, folder: Path, runtime: Runtime) -> None:
+    def __init__(
+        self, realm: Realm, worker: Worker, folder: Path, runtime: Runtime,
+        render: Callable[[Path], str] = render_script,
+    ) -> None:  # fmt: skip
         self.realm, self.worker, self._folder, self._runtime = realm, worker, folder, runtime
+        self._render = render
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     async def probe(self, need: Need) -> Offer | Unfit:
@@ -79,7 +97,7 @@ class LocalProvider:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             part = folder / f"{SCRIPT}.part"
-            part.write_text(render_script(intent.bundle))
+            part.write_text(self._render(intent.bundle))
             part.replace(folder / SCRIPT)
         except OSError as bad:
             raise Unreachable(f"{folder} cannot be written ({bad})", provider=self.name) from bad
@@ -97,13 +115,14 @@ class LocalProvider:
     def _spawn(self, folder: Path) -> None:
         if (folder / PID).exists() or (folder / MANIFEST).exists():
             return
-        with (folder / LOG).open("ab") as log:
+        with (folder / LOCK).open("ab") as lock, (folder / LOG).open("ab") as log:
+            if not _take(lock.fileno()):
+                return  # it runs, and has not noted its id yet
             process = subprocess.Popen(
-                [sys.executable, SCRIPT], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env=_quiet_environment(),
+                [sys.executable, "-I", "-c", _BEGIN], cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True, pass_fds=(lock.fileno(),), env=_quiet_environment(),
             )  # fmt: skip
         self._children[folder.name] = process  # held, so that the interpreter reaps it
-        (folder / PID).write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
 
     async def poll(self, lease: Lease) -> Progress:
         """Running while its process lives; done when its manifest is there."""
@@ -112,10 +131,10 @@ class LocalProvider:
             return Progress(JobState.DONE)
         if not (folder / SCRIPT).exists():
             return Progress(JobState.ABSENT)
+        if _running(folder):
+            return Progress(JobState.RUNNING, _last_line(folder / LOG))
         if not (folder / PID).exists():
             return Progress(JobState.QUEUED)
-        if self._alive(folder):
-            return Progress(JobState.RUNNING, _last_line(folder / LOG))
         if (folder / MANIFEST).exists():  # it ended between the two looks
             return Progress(JobState.DONE)
         return Progress(JobState.FAILED, _last_line(folder / LOG) or "it ended without a result")
@@ -139,13 +158,11 @@ class LocalProvider:
     async def cancel(self, lease: Lease) -> Released | Unconfirmed:
         """Kill the job's process group."""
         folder = self._job_folder(lease.name)
-        process = _running(folder)
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            _, alive = await self._runtime.offload(psutil.wait_procs, [process], 5)
-            if alive and self._alive(folder):
-                return Unconfirmed(lease.id, f"process {process.pid} did not die", lease.ends_by)
+        if not await self._runtime.offload(_stop, folder):
+            return Unconfirmed(lease.id, f"its process did not end within {STOP_S:.0f} s", lease.ends_by)
+        child = self._children.pop(lease.name, None)
+        if child is not None:
+            child.poll()
         return Released(lease.id, "no process of it runs")
 
     async def release(self, lease: Lease) -> Released | Unconfirmed:
@@ -159,15 +176,11 @@ class LocalProvider:
         """Jobs whose process lives."""
         now, found = self._runtime.now(), []
         for folder in sorted(self._folder.glob("accel-*")):
-            if self._alive(folder):
+            if _running(folder):
                 found.append(
                     Lease(folder.name, self.name, self.realm, folder.name, str(folder), now, now)
                 )
         return tuple(found)
-
-    def _alive(self, folder: Path) -> bool:
-        child = self._children.get(folder.name)
-        return child.poll() is None if child is not None else _running(folder) is not None
 
     def _lease(self, intent: Intent) -> Lease:
         ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
@@ -184,15 +197,39 @@ def _quiet_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secretive)}
 
 
-def _running(folder: Path) -> psutil.Process | None:
-    """The job's process if it lives. Its start time is checked too: process ids are used again."""
+def _take(lock: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file now, if nobody else has."""
+    for pause in (0.02, 0.1, None):  # somebody may just be looking, with a shared lock
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if pause is None or how == fcntl.LOCK_SH:
+                return False
+            time.sleep(pause)
+    return False
+
+
+def _running(folder: Path) -> bool:
+    """Whether a process of the job lives: only then is its lock held exclusively."""
     try:
-        pid, started = (folder / PID).read_text().split()
-        process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(started)) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, psutil.Error):
-        return None
+        with (folder / LOCK).open("rb") as lock:
+            return not _take(lock.fileno(), fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _stop(folder: Path) -> bool:
+    """Kill what runs of the job; True once nothing does. The group's id cannot have passed to another
+    process while the lock is held, because a member of the group holds it."""
+    ends = time.monotonic() + STOP_S
+    while _running(folder):
+        with contextlib.suppress(OSError, ValueError):  # it may not have noted its id yet
+            os.killpg(int((folder / PID).read_text()), signal.SIGKILL)
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _last_line(log: Path) -> str:
