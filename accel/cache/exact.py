@@ -7,16 +7,22 @@ cache may always be deleted; it never makes a request fail.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from accel.wire import Envelope, EnvelopeError
 
 log = logging.getLogger(__name__)
+# The file is fine, or may be: in use, not ours to open, on a full or failing disk. Never set aside.
+_PASSING = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM,
+})  # fmt: skip
 _MANY = 500  # below SQLite's limit of variables in one statement
 DEFAULT_BYTES = 2 << 30
 
@@ -30,14 +36,28 @@ class ExactCache:
     def __init__(self, path: Path, max_bytes: int = DEFAULT_BYTES) -> None:
         self.path, self.max_bytes = path, max_bytes
         self._lock = threading.RLock()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db: sqlite3.Connection | None = None
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open()
-        except sqlite3.DatabaseError as bad:
-            aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-            path.replace(aside)
-            log.warning("the cache %s was damaged (%s): set aside as %s", path, bad, aside.name)
+        except (sqlite3.Error, OSError) as bad:
+            if not isinstance(bad, sqlite3.Error) or getattr(bad, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+                log.warning("the cache %s cannot be used now (%s): nothing is cached", path, bad)
+            else:
+                self._set_aside(bad)
+
+    def _set_aside(self, bad: Exception) -> None:
+        """Rename what is not a cache of ours, with its journal, which a new file would replay."""
+        name = f"{self.path.name}.damaged-{time.time_ns()}"
+        try:
+            for suffix in ("-wal", "-shm", ""):
+                old = self.path.with_name(self.path.name + suffix)
+                if old.exists():
+                    old.replace(self.path.with_name(name + suffix))
+            log.warning("the cache %s was damaged (%s): set aside as %s", self.path, bad, name)
             self._db = self._open()
+        except (sqlite3.Error, OSError) as worse:
+            log.warning("the cache %s cannot be used (%s): nothing is cached", self.path, worse)
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
@@ -57,63 +77,82 @@ class ExactCache:
     def get_many(self, keys: Sequence[str]) -> dict[str, Envelope]:
         """What is there, by key. Never raises: a locked or failing file is a miss for every key."""
         found: dict[str, bytes] = {}
-        try:
-            with self._lock:
-                for part in _parts(keys):
-                    marks = ",".join("?" * len(part))
-                    found.update(
-                        self._db.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", part)
-                    )
-                    self._db.execute(
-                        f"UPDATE entry SET used = ? WHERE key IN ({marks})", (time.time(), *part)
-                    )
-        except sqlite3.Error as bad:
-            log.warning("the cache could not be read (%s)", bad)
+        with self._lock, self._failing("read") as db:
+            for part in _parts(keys):
+                if db is None:
+                    break
+                marks = ",".join("?" * len(part))
+                found.update(db.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", part))
+                db.execute(f"UPDATE entry SET used = ? WHERE key IN ({marks})", (time.time(), *part))
         return {key: e for key, blob in found.items() if (e := self._parse(key, blob)) is not None}
 
     def put_many(self, entries: Mapping[str, Envelope]) -> None:
         """Store. Entries with NaN or infinity are not stored; a failing file stores nothing."""
         now = time.time()
-        good = [(k, e.to_bytes(), now) for k, e in entries.items() if not e.not_numbers()]
-        try:
-            with self._lock:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", good)
-                    self._evict()
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-        except sqlite3.Error as bad:
-            log.warning("the cache could not be written (%s)", bad)
+        good = [(k, blob, now) for k, e in entries.items() if (blob := _bytes(e)) is not None]
+        with self._lock, self._failing("written") as db:
+            if not db or not good:
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", good)
+                self._evict(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._db.close()
+            if self._db is not None:
+                self._db.close()
 
-    def _evict(self) -> None:
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[sqlite3.Connection | None]:
+        """The connection, or None without one; whatever SQLite refuses inside is logged, not raised."""
+        try:
+            yield self._db
+        except sqlite3.Error as bad:
+            log.warning("the cache could not be %s (%s)", what, bad)
+
+    def _evict(self, db: sqlite3.Connection) -> None:
+        """Make room, least recently used first."""
         pragma = ("page_count", "freelist_count", "page_size")  # O(1), where sum(length) reads it all
-        pages, free, page = (self._db.execute(f"PRAGMA {p}").fetchone()[0] for p in pragma)
-        size = (pages - free) * page
-        while size > self.max_bytes:
-            oldest = self._db.execute(
-                "SELECT key, length(value) FROM entry ORDER BY used LIMIT 256"
+        pages, free, page = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in pragma)
+        excess = (pages - free) * page - self.max_bytes
+        while excess > 0:
+            oldest = db.execute(
+                "SELECT key, length(value) FROM entry ORDER BY used, key LIMIT 256"
             ).fetchall()
             if not oldest:
                 return
-            self._db.executemany("DELETE FROM entry WHERE key = ?", [(k,) for k, _ in oldest])
-            size -= sum(n for _, n in oldest)
+            gone = []
+            for key, size in oldest:
+                if excess > 0:
+                    gone.append((key,))
+                    excess -= size
+            db.executemany("DELETE FROM entry WHERE key = ?", gone)
 
     def _parse(self, key: str, blob: bytes) -> Envelope | None:
         try:
             return Envelope.from_bytes(blob)
         except EnvelopeError as bad:
             log.warning("a damaged cache entry was dropped (%s)", bad)
-            with self._lock:
-                self._db.execute("DELETE FROM entry WHERE key = ?", (key,))
+            with self._lock, self._failing("mended") as db:
+                if db:
+                    db.execute("DELETE FROM entry WHERE key = ?", (key,))
             return None
+
+
+def _bytes(envelope: Envelope) -> bytes | None:
+    """What is stored of an envelope; None for one that must not be, or cannot be."""
+    try:
+        return None if envelope.not_numbers() else envelope.to_bytes()
+    except EnvelopeError as bad:
+        log.warning("a result is not cached (%s)", bad)
+        return None
 
 
 def _parts(keys: Sequence[str]) -> Iterable[Sequence[str]]:
