@@ -182,6 +182,7 @@ class EveryAttemptFailed(AccelError):
         self.attempts = attempts
         tried = "; ".join(
             f"{a.provider} {a.error or a.outcome} after {a.timing.total_s * 1e3:.0f} ms, {a.cost}"
+            + (f" ({a.detail.removeprefix(f'{a.provider}: ').rstrip('.')})" if a.detail else "")
             for a in attempts
         )
         super().__init__(f"{message}: {tried or 'there was no offer to try'}.")

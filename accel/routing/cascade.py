@@ -1,8 +1,9 @@
 """The cascade. Guarantee: every request ends once, in one valid answer or one error that lists each try.
 
 The only place where anything is tried again. Offers are tried in the route's order, another provider
-before the same one again, ``MAX_ATTEMPTS`` in all, and this machine always gets one of them. Each try is
-bounded by what is left of the deadline, which spans the whole cascade.
+before the same one again, ``MAX_ATTEMPTS`` in all, and this machine always gets one of them. The deadline
+spans the whole cascade; no other provider may use up the time that this machine is expected to need, but
+each gets at least half of what is left.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MAX_ATTEMPTS = 3
 # full jitter between tries at the same provider (AWS, "Exponential backoff and jitter")
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+# what a provider may ask us to wait (Retry-After) where there is no deadline; it loses its turn above it
+LONGEST_ASKED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +50,33 @@ async def cascade(
     """
     clock = asyncio.get_running_loop().time
     ends = None if within_s is None else clock() + within_s
-    queue, again = list(route.ranked), 0
+    turns = _Turns(route, runtime)
     done: list[Attempt] = []
-    while queue and len(done) < MAX_ATTEMPTS:
-        scored = _pick(queue, len(done))
-        left = None if ends is None else ends - clock()
-        if left is not None and left <= 0:
-            break
+    while turns.waiting and len(done) < MAX_ATTEMPTS and (ends is None or clock() < ends):
+        scored = turns.take(last=len(done) == MAX_ATTEMPTS - 1)
+        pause = turns.pause_s(scored, clock())
+        if ends is not None and clock() + pause >= ends:
+            continue  # it asked for more than what is left
+        await asyncio.sleep(pause)
         began = clock()
+        bound = asyncio.timeout(None if ends is None else turns.share_s(scored, ends - began))
         try:
-            async with asyncio.timeout(left):
+            async with bound:
                 tried = await attempt(scored)
         except asyncio.CancelledError:
-            ended = _ended(route, scored, runtime, Outcome.CANCELLED, clock() - began, None)
-            on_attempt(ended)
+            on_attempt(_ended(route, scored, runtime, Outcome.CANCELLED, clock() - began, None))
             raise
         except UsageError as mistake:  # the input is at fault: no other offer would take it
             on_attempt(_ended(route, scored, runtime, Outcome.FAILED, clock() - began, mistake))
             raise
         except Exception as failure:  # an unknown error must also lead to the next offer
             error = failure
-            if isinstance(failure, TimeoutError):
-                error = TimedOut("no answer before the deadline", provider=scored.offer.provider)
+            if bound.expired():
+                error = TimedOut("no answer in the time it had", provider=scored.offer.provider)
             ended = _ended(route, scored, runtime, Outcome.FAILED, clock() - began, error)
             done.append(ended)
             on_attempt(ended)
-            retry = error.retry if isinstance(error, ProviderError) else Retry.NEXT
-            if retry is Retry.SAME:
-                queue.append(scored)
-            if queue and queue[0] is scored:
-                await asyncio.sleep(_pause(error, again, runtime, ends, clock))
-                again += 1
+            turns.failed(scored, error, clock())
             continue
         ended = _ok(route, scored, runtime, tried)
         on_attempt(ended)
@@ -90,21 +89,52 @@ async def cascade(
     raise EveryAttemptFailed(subject, tuple(done))
 
 
-def _pick(queue: list[Scored], used: int) -> Scored:
-    """The next offer; the last allowed try belongs to this machine if it has not had one."""
-    local = next((s for s in queue if s.offer.provider == LOCAL), None)
-    chosen = local if local is not None and used == MAX_ATTEMPTS - 1 else queue[0]
-    queue.remove(chosen)
-    return chosen
+class _Turns:
+    """Whose turn it is: the offers still to be tried, and how long each asked to be left alone."""
 
+    def __init__(self, route: Route, runtime: Runtime) -> None:
+        self.waiting = list(route.ranked)
+        self._runtime = runtime
+        self._not_before: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
 
-def _pause(
-    error: Exception, again: int, runtime: Runtime, ends: float | None, clock: Callable[[], float]
-) -> float:
-    asked = getattr(error, "retry_after_s", None)
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**again)
-    pause = asked if asked is not None else runtime.random.uniform(0, longest)
-    return max(0.0, pause if ends is None else min(pause, ends - clock()))
+    def take(self, *, last: bool) -> Scored:
+        """The next offer; the last allowed try belongs to this machine if it has not had one."""
+        local = self._untried_local()
+        chosen = local if local is not None and last else self.waiting[0]
+        self.waiting.remove(chosen)
+        return chosen
+
+    def failed(self, scored: Scored, error: Exception, now: float) -> None:
+        """Put the offer at the end of the queue, if it may be tried again."""
+        asked = getattr(error, "retry_after_s", None)
+        if not isinstance(error, ProviderError) or error.retry is not Retry.SAME:
+            return
+        if asked is not None and asked > LONGEST_ASKED_S:
+            return
+        again = self._failures.get(scored.offer.id, 0)
+        self._failures[scored.offer.id] = again + 1
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**again)
+        pause = asked if asked is not None else self._runtime.random.uniform(0, longest)
+        self._not_before[scored.offer.id] = now + max(0.0, pause)
+        self.waiting.append(scored)
+
+    def pause_s(self, scored: Scored, now: float) -> float:
+        """Seconds until the offer may be tried: its Retry-After, or jitter after its last failure."""
+        return max(0.0, self._not_before.get(scored.offer.id, now) - now)
+
+    def share_s(self, scored: Scored, left_s: float) -> float:
+        """How much of the time left one try may take, so that this machine gets its own."""
+        local = self._untried_local()
+        if local is None or scored.offer.provider == LOCAL:
+            return left_s
+        return max(left_s / 2, left_s - local.estimate.timing.total_s)
+
+    def _untried_local(self) -> Scored | None:
+        return next(
+            (s for s in self.waiting if s.offer.provider == LOCAL and s.offer.id not in self._failures),
+            None,
+        )
 
 
 def _ended(

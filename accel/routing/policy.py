@@ -5,8 +5,8 @@ numerics, memory or capability, an index that is not there, too little quota or 
 would be missed. What is left is ordered: the person's own order first, then free before paid, then by
 score in dollars: the money it costs plus the time it takes at ``value_of_hour``.
 
-This machine is the fallback that never fails: it stays at the end of the route even where the deadline
-filter would drop it, unless the person ruled it out.
+This machine is the fallback: where it would miss the deadline it is not dropped, as another provider
+would be, but goes behind those that meet it (unless the person asked for it by name).
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
             refused.append(Refusal(offer.provider, reason))
         else:
             ranked.append(_score(offer, expected, state))
-    ranked.sort(key=lambda s: _key(s, state, draw))
-    explained = tuple(_explain(i, s, ranked, state) for i, s in enumerate(ranked))
+    ranked.sort(key=lambda s: _key(task, s, state, draw))
+    explained = tuple(_explain(task, i, s, ranked, state) for i, s in enumerate(ranked))
     return Route(task.id, explained, tuple(refused), POLICY, draw)
 
 
@@ -98,9 +98,13 @@ def _unfit(task: Task, offer: Offer, expected: Estimate, state: State) -> str:
         return f"{offer.quota_left_s:.0f} s of quota left, {seconds:.0f} s expected"
     if state.budget_left is not None and expected.cost.amount > state.budget_left:
         return "its expected cost is above the budget left"
-    if task.within_s is not None and seconds > task.within_s and offer.provider != LOCAL:
+    if offer.provider != LOCAL and _late(task, expected):
         return f"{seconds:.1f} s expected, the deadline is {task.within_s:.1f} s"
     return ""
+
+
+def _late(task: Task, expected: Estimate) -> bool:
+    return task.within_s is not None and expected.timing.total_s > task.within_s
 
 
 def _score(offer: Offer, expected: Estimate, state: State) -> Scored:
@@ -109,15 +113,17 @@ def _score(offer: Offer, expected: Estimate, state: State) -> Scored:
     return Scored(offer, expected, money + time, (("money", money), ("time", time)))
 
 
-def _key(scored: Scored, state: State, draw: float) -> tuple[int, bool, float, bytes]:
+def _key(task: Task, scored: Scored, state: State, draw: float) -> tuple[int, bool, bool, float, bytes]:
     name = scored.offer.provider
     place = state.order.index(name) if name in state.order else len(state.order)
     # hashed, not compared by name: a tie must not always fall to the first of the alphabet
     tie = hashlib.blake2b(f"{draw!r}|{scored.offer.id}".encode(), digest_size=8).digest()
-    return place, not scored.offer.rate.free, scored.score, tie
+    return place, _late(task, scored.estimate), not scored.offer.rate.free, scored.score, tie
 
 
-def _explain(place: int, scored: Scored, ranked: Sequence[Scored], state: State) -> Scored:
+def _explain(
+    task: Task, place: int, scored: Scored, ranked: Sequence[Scored], state: State
+) -> Scored:
     """The same, with one sentence: why it is first, or why it lost to the first."""
     name, seconds = scored.offer.provider, scored.estimate.timing.total_s
     told = f"{_s(seconds)} expected ({scored.estimate.basis})"
@@ -127,12 +133,16 @@ def _explain(place: int, scored: Scored, ranked: Sequence[Scored], state: State)
             why = f"asked for first; {told}"
         elif len(ranked) == 1:
             why = f"the only fit offer; {told}"
+        elif _late(task, ranked[1].estimate) and not _late(task, scored.estimate):
+            why = f"meets the deadline of {_s(task.within_s or 0.0)}: {told}"
         else:
             kind = "free and fastest" if scored.offer.rate.free else "best price for the time"
             runner = ranked[1]
             why = f"{kind}: {told}, {runner.offer.provider} {_s(runner.estimate.timing.total_s)}"
     elif first.offer.provider in state.order and name not in state.order:
         why = f"fallback: {first.offer.provider} was asked for; {told}"
+    elif _late(task, scored.estimate) and not _late(task, first.estimate):
+        why = f"fallback: it would miss the deadline of {_s(task.within_s or 0.0)}; {told}"
     elif first.offer.rate.free and not scored.offer.rate.free:
         why = f"paid, and {first.offer.provider} is free; {told}"
     else:
