@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from accel import config, environment
 from accel.cache import ExactCache, items
-from accel.core.attempt import Attempt, Result, Route, Scored, Timing
+from accel.core.attempt import Result, Route, Scored, Timing
 from accel.core.errors import BadOutput, ProviderError, UsageError
 from accel.core.lease import Lease
 from accel.core.money import Basis, Cost
@@ -28,8 +30,7 @@ from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
 from accel.ledger import Job, Ledger, decisions, jobs
 from accel.providers import terms
-from accel.providers.base import Provider, ServesLive
-from accel.providers.local import LocalProvider
+from accel.providers.base import Provider, ServesLive, StandsBy
 from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
@@ -112,7 +113,7 @@ class GPUAccelerator:
             self.runtime.random.random(),
         )  # fmt: skip
         route = rank(task, answers, inputs.state, inputs.draw)
-        decision = f"{task.id}-d"
+        decision = f"{task.id}-{self.runtime.new_id()}"
         decisions.record(self.ledger, decision, parent, inputs, route)
         return route, decision
 
@@ -131,7 +132,7 @@ class GPUAccelerator:
 
     @staticmethod
     def _live_lease(provider: Provider) -> Lease:
-        if isinstance(provider, LocalProvider):
+        if isinstance(provider, StandsBy):
             return provider.standing_lease()
         raise ProviderError("no live lease is open there", provider=provider.name)
 
@@ -141,8 +142,9 @@ class GPUAccelerator:
             for name in self.board.providers
             for size, timing in self.ledger.measured(name, task.spec.stage)
         )
+        wanted = self.preference
         return State(
-            order=(*self.preference.asked, *self.preference.order), value_of_hour=self.preference.value_of_hour, history=history
+            order=(*wanted.asked, *wanted.order), value_of_hour=wanted.value_of_hour, history=history
         )
 
     # Batch lane -----------------------------------------------------------------------------------
@@ -191,8 +193,8 @@ async def open_accelerator(
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
 
-    asked: providers wanted for this very use, before those of the settings. home: where ledger, cache and jobs lie. kaggle:
-    key to use; in the real realm the person's own is read when none is given.
+    asked: providers wanted for this very use, before those of the settings. home: where ledger, cache
+    and jobs lie. kaggle: key to use; in the real realm the person's own is read when none is given.
     """
     settings, runtime = config.load_settings(), Runtime.production()
     root = (home or environment.workdir()) / realm.value
@@ -224,9 +226,25 @@ def _validate(request: Envelope, output: Envelope, provider: str) -> None:
         raise BadOutput("the answer belongs to another task or Spec", provider=provider)
     if broken := output.not_numbers():
         raise BadOutput(f"{', '.join(broken)}: NaN or infinity", provider=provider)
-    if request.spec["stage"] == Stage.EMBED:
-        expected = (len(request.tensors["text_ends"]), int(request.spec["dimension"]))
-        if output.tensors["vectors"].shape != expected:
-            raise BadOutput(
-                f"vectors of shape {output.tensors['vectors'].shape}, not {expected}", provider=provider
-            )
+    match request.spec["stage"]:
+        case Stage.EMBED:
+            expected = (len(request.tensors["text_ends"]), int(request.spec["dimension"]))
+            vectors = _tensor(output, "vectors", expected, provider)
+            if vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+                raise BadOutput(f"vectors of {vectors.dtype}, or not finite", provider=provider)
+        case Stage.SEARCH | Stage.RERANK:
+            rows = len(request.tensors["text_ends"])
+            width = int(request.meta["k"]) if "k" in request.meta else request.tensors["ids"].shape[1]
+            for name in ("ids", "scores", "dense", "lexical"):
+                _tensor(output, name, (rows, width), provider)
+        case Stage.ANSWER:
+            if not isinstance(output.meta.get("answer"), dict):
+                raise BadOutput("it holds no answer", provider=provider)
+
+
+def _tensor(output: Envelope, name: str, shape: tuple[int, ...], provider: str) -> np.ndarray:
+    found = output.tensors.get(name)
+    if found is None or found.shape != shape:
+        have = "missing" if found is None else f"of shape {found.shape}"
+        raise BadOutput(f"{name} {have}, not of shape {shape}", provider=provider)
+    return found

@@ -110,3 +110,12 @@ class ServesLive(Protocol):
     async def call(self, lease: Lease, request: Envelope) -> Envelope:
         """Run ``request`` (``meta["op"]``: embed, search, rerank, answer) and return its answer."""
         ...
+
+
+@runtime_checkable
+class StandsBy(ServesLive, Protocol):
+    """Serves live without anything being rented first: this machine, or a service billed per call."""
+
+    def standing_lease(self) -> Lease:
+        """The lease that such calls go under. Nothing is created by asking for it."""
+        ...
