@@ -31,7 +31,7 @@ from accel.fleet.roster import roster
 from accel.ledger import Job, Ledger, decisions, jobs
 from accel.providers import terms
 from accel.providers.base import Provider, ServesLive, StandsBy
-from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay
+from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay, same
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
@@ -170,7 +170,7 @@ class GPUAccelerator:
 
     def replay(self, decision: decisions.Decision) -> bool:
         """Rank a logged decision again; True when the route is the same."""
-        return replay(self.ledger.load(Inputs, decision.inputs)) == decision.route
+        return same(replay(self.ledger.load(Inputs, decision.inputs)), decision.route)
 
     def _allowed(self, task: Task) -> None:
         """What was asked for by name must exist and be allowed: a refusal is an answer, not a detour."""

@@ -154,7 +154,7 @@ def _left_behind() -> list[Check]:
 def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: bool) -> None:
     """Show the decisions behind an id, and with ``replay`` rank each again."""
     from accel.ledger import decisions
-    from accel.routing import Inputs
+    from accel.routing import Inputs, same
     from accel.routing import replay as rank_again
 
     ledger = _ledger(realm)
@@ -162,7 +162,7 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
     if ledger is None or wanted is None:
         raise UsageError(f"nothing was decided in the {realm} realm yet.", hint='Try: accel query "…"')
     found = decisions.find(ledger, wanted)
-    same = [not replay or rank_again(ledger.load(Inputs, d.inputs)) == d.route for d in found]
+    again = [not replay or same(rank_again(ledger.load(Inputs, d.inputs)), d.route) for d in found]
     if as_json:
         terminal.print_json(
             {
@@ -170,16 +170,17 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
                 "decisions": [
                     {"id": d.id, "parent": d.parent, **terminal.route_json(d.route)}
                     | ({"replayed_same": ok} if replay else {})
-                    for d, ok in zip(found, same, strict=True)
+                    for d, ok in zip(found, again, strict=True)
                 ],
             }
         )
     else:
-        for d, ok in zip(found, same, strict=True):
+        shown: set[str] = set()
+        for d, ok in zip(found, again, strict=True):
             told = "" if not replay else " · replayed: same route" if ok else " · replayed: ANOTHER ROUTE"
-            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}")
+            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown)
     ledger.close()
-    if not all(same):
+    if not all(again):
         raise AccelError("a logged decision did not replay to the same route.")
 
 

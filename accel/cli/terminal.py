@@ -109,8 +109,12 @@ def stage_table(answer: Answer) -> Table:
     return table
 
 
-def show_route(route: Route, title: str) -> None:
-    """Every offer that was considered, with its score, and every refusal with its reason."""
+def show_route(route: Route, title: str, told: set[str] | None = None) -> None:
+    """Every offer that was considered, with its score, and every refusal with its reason.
+
+    told: reasons shown before, which are not repeated; this route's are added to it.
+    """
+    known = set() if told is None else told
     out = console()
     out.print(Text(f"{title} · policy {route.policy}", style="bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -127,7 +131,9 @@ def show_route(route: Route, title: str) -> None:
             str(s.estimate.cost), f"${s.score:.6f}", s.why,
         )  # fmt: skip
     for r in route.refused:
-        table.add_row("✗", r.provider, "", "", "", "", Text(r.reason, style="dim"))
+        reason = "as above" if r.reason in known else r.reason
+        known.add(r.reason)
+        table.add_row("✗", r.provider, "", "", "", "", Text(reason, style="dim"))
     out.print(table)
 
 

@@ -2,6 +2,6 @@
 
 from accel.routing.cascade import Tried, cascade
 from accel.routing.estimate import Measured
-from accel.routing.policy import Inputs, State, rank, replay
+from accel.routing.policy import Inputs, State, rank, replay, same
 
-__all__ = ["Inputs", "Measured", "State", "Tried", "cascade", "rank", "replay"]
+__all__ = ["Inputs", "Measured", "State", "Tried", "cascade", "rank", "replay", "same"]

@@ -57,6 +57,16 @@ def replay(inputs: Inputs) -> Route:
     return rank(inputs.task, (*inputs.offers, *inputs.unfit), inputs.state, inputs.draw)
 
 
+def same(a: Route, b: Route) -> bool:
+    """Whether two routes are the same decision: order, scores and refusals. Wording may change."""
+
+    def decided(route: Route) -> tuple[object, ...]:
+        ranked = tuple((s.offer.id, s.score, s.estimate) for s in route.ranked)
+        return route.task_id, route.policy, ranked, sorted(r.provider for r in route.refused)
+
+    return decided(a) == decided(b)
+
+
 def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float) -> Route:
     """Order ``offers`` for ``task``. ``draw`` in [0, 1) breaks exact ties, and nothing else."""
     ranked: list[Scored] = []
@@ -132,7 +142,7 @@ def _explain(
         if name in state.order:
             why = f"asked for first; {told}"
         elif len(ranked) == 1:
-            why = f"the only fit offer; {told}"
+            why = f"only fit offer; {told}"
         elif _late(task, ranked[1].estimate) and not _late(task, scored.estimate):
             why = f"meets the deadline of {_s(task.within_s or 0.0)}: {told}"
         else:
