@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -26,7 +27,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-LOG_LIMIT = 16 << 20  # bytes of log kept, a guard for this machine's disk, not a number of Kaggle's
+# Characters kept of a log, and of a line before it is cut: guards for this machine, not Kaggle's numbers.
+LOG_LIMIT, LINE_LIMIT = 16 << 20, 1 << 13
 TICK_S = 0.05
 DRAIN_S = 1.0  # a background process of the script may hold its output open, and write for ever
 
@@ -47,21 +49,35 @@ def _exited(child: subprocess.Popen[bytes]) -> bool:
 
 
 class _Log:
-    """Appends events to log.jsonl until LOG_LIMIT, then says once that it stopped."""
+    """Appends to log.jsonl, a line of output an event, until LOG_LIMIT; then says once that it stopped."""
 
     def __init__(self, file: TextIO, began: float) -> None:
         self._file, self._began, self._size = file, began, 0
-        self._decoders = {
-            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
-        }
+        streams = ("stdout", "stderr")
+        self._decoders = {s: codecs.getincrementaldecoder("utf-8")("replace") for s in streams}
+        self._rests = dict.fromkeys(streams, "")
 
     def add(self, stream: str, chunk: bytes) -> None:
-        text = self._decoders[stream].decode(chunk, final=not chunk)
-        if not text or self._size > LOG_LIMIT:
-            return
-        self._size += len(chunk)
+        """What was read from ``stream``; empty at its end, which also ends its last line."""
+        text = self._rests[stream] + self._decoders[stream].decode(chunk, final=not chunk)
+        *lines, rest = re.split(r"(?<=[\n\r])", text)
+        if rest and (not chunk or len(rest) > LINE_LIMIT):
+            lines, rest = [*lines, rest], ""
+        self._rests[stream] = rest
+        for line in lines:
+            self._write(stream, line)
+
+    def close(self) -> None:
+        """End the last lines of streams that something else still holds open."""
+        for stream in self._rests:
+            self.add(stream, b"")
+
+    def _write(self, stream: str, text: str) -> None:
         if self._size > LOG_LIMIT:
-            text = f"[the log stops here: it passed {LOG_LIMIT} bytes]\n"
+            return
+        self._size += len(text)
+        if self._size > LOG_LIMIT:
+            text = f"[the log stops here: it passed {LOG_LIMIT} characters]\n"
         event = {"stream_name": stream, "time": time.monotonic() - self._began, "data": text}
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
@@ -112,6 +128,7 @@ def supervise(folder: Path, script: Path, timeout_s: float) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         code = child.wait()
+        log.close()
     seconds = time.monotonic() - began
     part = folder / "exit.json.part"
     part.write_text(json.dumps({"reason": reason, "code": code, "seconds": seconds}))

@@ -189,6 +189,26 @@ def test_a_script_sees_its_folder_and_nothing_of_the_host(
     assert environment["HF_HUB_OFFLINE"] == "1"
 
 
+def test_the_log_holds_every_line_of_both_streams_in_order(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for i in range(50):\n"
+        "    print('out', i, flush=True); print('err', i, file=sys.stderr)\n"
+        "sys.stdout.buffer.write('g\u00fcn'.encode()[:2]); sys.stdout.flush()\n"
+        "sys.stdout.buffer.write('g\u00fcn'.encode()[2:] + b' \\xff no newline'); sys.stdout.flush()\n"
+    )
+    with KaggleSandbox(tmp_path, time_scale=10_000) as sandbox:
+        push(sandbox, "accel-log", code)
+        until(lambda: status(sandbox, "accel-log")["status"] == "COMPLETE", "end")
+        body = {"userName": sandbox.username, "kernelSlug": "accel-log"}
+        events = json.loads(ask(sandbox, "ListKernelSessionOutput", **body)["log"])
+    out = [e["data"] for e in events if e["stream_name"] == "stdout"]
+    assert out == [f"out {i}\n" for i in range(50)] + ["g\u00fcn \ufffd no newline"]
+    assert [e["data"] for e in events if e["stream_name"] == "stderr"] == [f"err {i}\n" for i in range(50)]
+    times = [e["time"] for e in events]
+    assert times == sorted(times)
+
+
 def test_a_folder_or_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
     with KaggleSandbox(tmp_path) as sandbox:
         with pytest.raises(UsageError, match="Another sandbox"), KaggleSandbox(tmp_path):
