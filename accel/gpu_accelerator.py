@@ -81,7 +81,7 @@ class GPUAccelerator:
         the missing ones are computed; other stages are cached whole. Raises TermsError,
         EveryAttemptFailed, or a UsageError of the stage.
         """
-        self._allowed(task)
+        await self._usable(task)
         began = asyncio.get_running_loop().time()
         keys = items.keys_of(task, request)
         found = await self.runtime.offload(self.cache.get_many, keys) if self.cache else {}
@@ -149,9 +149,13 @@ class GPUAccelerator:
 
     # Batch lane -----------------------------------------------------------------------------------
 
-    def submit(self, task: Task, bundle: Bundle) -> Job:
-        """Queue a batch job durably. Raises TermsError when a provider asked for may not do it."""
-        self._allowed(task)
+    async def submit(self, task: Task, bundle: Bundle) -> Job:
+        """Queue a batch job durably.
+
+        Raises TermsError when a provider asked for by name may not do it, UsageError when it lacks
+        something that only the person can mend.
+        """
+        await self._usable(task)
         return self._jobs.submit(task, bundle)
 
     async def finish(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
@@ -172,8 +176,8 @@ class GPUAccelerator:
         """Rank a logged decision again; True when the route is the same."""
         return same(replay(self.ledger.load(Inputs, decision.inputs)), decision.route)
 
-    def _allowed(self, task: Task) -> None:
-        """What was asked for by name must exist and be allowed: a refusal is an answer, not a detour."""
+    async def _usable(self, task: Task) -> None:
+        """What was asked for by name must exist, be allowed, and have its key: else that is the answer."""
         for name in self.preference.asked:
             if name not in self.board.providers:
                 have = ", ".join(sorted(self.board.providers))
@@ -183,6 +187,14 @@ class GPUAccelerator:
                 )
             if refusal := terms.check(name, task.need, self.preference.accepted):
                 raise refusal
+        if not self.preference.asked:
+            return
+        for answer in await self.board.offers(task.need):
+            if isinstance(answer, Unfit) and answer.mendable and answer.provider in self.preference.asked:
+                raise UsageError(
+                    f"{answer.provider} cannot be used: {answer.reason}.",
+                    hint="`accel doctor` checks every key.",
+                )
 
 
 @contextlib.asynccontextmanager

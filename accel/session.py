@@ -115,7 +115,7 @@ class Session:
         self, task: Task, bundle: Bundle, on_event: Callable[[Event], None] = lambda _: None
     ) -> Finished:
         """Submit a batch job and carry it to its end."""
-        job = self.accelerator.submit(task, bundle)
+        job = self._call(lambda: self.accelerator.submit(task, bundle))
         return self.resume(job.id, on_event)
 
     def resume(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:

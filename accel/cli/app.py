@@ -87,6 +87,9 @@ def push(
     job: Annotated[str, typer.Argument(help="What to run: embed_benchmark.")] = "embed_benchmark",
     to: Annotated[str, typer.Option(help="kaggle, local, or auto.")] = "auto",
     sandbox: Sandbox = False, json: Json = False,
+    sandbox_url: Annotated[
+        str, typer.Option(help="A sandbox that runs already (accel sandbox kaggle); uses KAGGLE_* keys.")
+    ] = "",
     passages: Annotated[int, typer.Option(min=1, max=2000, help="Texts to embed.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, max=1000)] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on what was left unfinished.")] = False,
@@ -97,9 +100,11 @@ def push(
     if job != "embed_benchmark":
         raise UsageError(f"there is no job {job!r}.", hint="There is: embed_benchmark.")
     if resume:
-        resume_jobs(sandbox=sandbox, as_json=json)
+        resume_jobs(sandbox=sandbox, url=sandbox_url, as_json=json)
     else:
-        push_benchmark(to, sandbox=sandbox, passages=passages, repetitions=repetitions, as_json=json)
+        push_benchmark(
+            to, sandbox=sandbox, url=sandbox_url, passages=passages, repetitions=repetitions, as_json=json
+        )
 
 
 @app.command()

@@ -29,10 +29,20 @@ SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 
 @contextlib.contextmanager
 def open_pushing(
-    asked: tuple[str, ...] = (), *, sandbox: bool, home: Path | None = None
+    asked: tuple[str, ...] = (), *, sandbox: bool, url: str = "", home: Path | None = None
 ) -> Iterator[Session]:
-    """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose."""
+    """A session for batch jobs: on the real providers, or on a loopback cloud started for the purpose.
+
+    url: a sandbox that runs already, reached with the person's own KAGGLE_* variables.
+    """
     root = home or environment.workdir()
+    if url:
+        with open_session(
+            Realm.SANDBOX, asked=asked, home=root, kaggle=kaggle_key(), kaggle_endpoint=url,
+            patience=SANDBOX_PATIENCE,
+        ) as session:  # fmt: skip
+            yield session
+        return
     if not sandbox:
         if "kaggle" in asked and kaggle_key() is None:
             raise UsageError(
@@ -54,12 +64,12 @@ def open_pushing(
 
 
 def push_benchmark(
-    to: str, *, sandbox: bool, passages: int, repetitions: int, as_json: bool = False
+    to: str, *, sandbox: bool, passages: int, repetitions: int, url: str = "", as_json: bool = False
 ) -> None:
     """Push the embedding benchmark, wait for it, record its rows, and show them."""
     if to not in TARGETS:
         raise UsageError(f"there is no provider {to!r}.", hint=f"There are: {', '.join(TARGETS)}.")
-    with open_pushing(() if to == "auto" else (to,), sandbox=sandbox) as session:
+    with open_pushing(() if to == "auto" else (to,), sandbox=sandbox, url=url) as session:
         finished, rows = run_benchmark(session, to, passages=passages, repetitions=repetitions)
         _show(session, finished, rows, as_json)
 
@@ -84,11 +94,11 @@ def run_benchmark(
     return finished, rows
 
 
-def resume_jobs(*, sandbox: bool, as_json: bool = False) -> None:
+def resume_jobs(*, sandbox: bool, url: str = "", as_json: bool = False) -> None:
     """Carry on every job that is not at its end. Exit code 1 when one of them fails."""
     from accel.experiments.embed_benchmark import rows_of
 
-    with open_pushing(sandbox=sandbox) as session:
+    with open_pushing(sandbox=sandbox, url=url) as session:
         waiting = session.accelerator.unfinished()
         if not waiting and not as_json:
             terminal.say("nothing was left unfinished.")

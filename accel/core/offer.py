@@ -65,9 +65,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """No offer, with the reason in words that a person can act on."""
+    """No offer, with the reason in words that a person can act on.
+
+    mendable: only the person can change it (a key that is missing or refused), so that a provider asked
+    for by name fails aloud instead of being routed around.
+    """
 
     provider: str
     realm: Realm
     reason: str
     as_of: datetime
+    mendable: bool = False

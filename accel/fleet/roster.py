@@ -14,10 +14,12 @@ from accel.core.errors import SettingsError
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
 from accel.providers.base import Provider
-from accel.providers.kaggle import KaggleProvider
+from accel.providers.kaggle import COLD_PRIOR_S, WAIT_PRIOR_S, KaggleProvider
 from accel.providers.kaggle_client import KaggleCredentials
 from accel.providers.local import LocalProvider
 from accel.worker.engine import Worker
+
+SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0  # cold: the model's load in a fresh process is not scaled
 
 
 def roster(
@@ -30,6 +32,10 @@ def roster(
     """
     if bool(kaggle_endpoint) != (realm is Realm.SANDBOX):
         raise SettingsError(f"a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
+    # a sandbox scales its waits down to these; the adapter's own priors are the real Kaggle's
+    wait_s, cold_s = (
+        (SANDBOX_WAIT_S, SANDBOX_COLD_S) if kaggle_endpoint else (WAIT_PRIOR_S, COLD_PRIOR_S)
+    )
     key = kaggle or KaggleKey()
     credentials = KaggleCredentials(
         key.username, key.key.get_secret_value(), key.token.get_secret_value()
@@ -38,6 +44,6 @@ def roster(
         LocalProvider(realm, worker, folder / "local", runtime),
         KaggleProvider(
             realm=realm, credentials=credentials, runtime=runtime, accepted_terms=accepted,
-            endpoint=kaggle_endpoint or None,
+            endpoint=kaggle_endpoint or None, wait_s=wait_s, cold_s=cold_s,
         ),
     ]  # fmt: skip

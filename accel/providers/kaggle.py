@@ -34,6 +34,7 @@ from accel.core.errors import (
     ProviderError,
     Rejected,
     SettingsError,
+    Unauthorised,
     Unreachable,
     UsageError,
 )
@@ -54,6 +55,8 @@ from accel.providers.kaggle_client import (
 from accel.worker.bundle import Bundle, render_script
 
 T = TypeVar("T")
+
+NO_KEY = "no credentials: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY"
 
 # The default GPU machine is two T4s (kaggle-cli pull request 1198, 2026-09-17). nvidia-smi there says
 # "Tesla T4, 15360 MiB, 7.5" of each, in public logs of 2026.
@@ -114,7 +117,11 @@ class KaggleProvider:
         try:
             if reason := self._unfit(need):
                 return Unfit(self.name, self.realm, reason, now)
+            if not self._credentials:
+                return Unfit(self.name, self.realm, NO_KEY, now, mendable=True)
             left_s, refresh = await self._off(self._calls.quota)
+        except Unauthorised as error:
+            return Unfit(self.name, self.realm, self._words(error), now, mendable=True)
         except ProviderError as error:
             return Unfit(self.name, self.realm, self._words(error), now)
         except Exception as error:  # probe never raises, whatever breaks
@@ -237,8 +244,6 @@ class KaggleProvider:
             return f"a T4 has compute capability 7.5, asked was {need.capability / 10:.1f}"
         if need.vram_bytes > T4X2.vram_bytes:
             return f"a T4 has 15 GiB, asked were {need.vram_bytes / 2**30:.1f} GiB"
-        if not self._credentials:
-            return "no credentials: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY"
         return ""
 
     def _words(self, error: Exception) -> str:

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from accel import environment
-from accel.core.errors import JobFailed, ProviderError, Unreachable
+from accel.core.errors import JobFailed, ProviderError, Rejected, Unreachable, UsageError
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import ZERO, Rate
 from accel.core.offer import Gpu, Offer, Realm, Unfit
@@ -99,6 +99,8 @@ class LocalProvider:
             part = folder / f"{SCRIPT}.part"
             part.write_text(self._render(intent.bundle))
             part.replace(folder / SCRIPT)
+        except UsageError as bad:
+            raise Rejected(bad.message, provider=self.name, hint=bad.hint) from bad
         except OSError as bad:
             raise Unreachable(f"{folder} cannot be written ({bad})", provider=self.name) from bad
         return self._lease(intent)
