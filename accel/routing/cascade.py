@@ -2,8 +2,8 @@
 
 The only place where anything is tried again. Offers are tried in the route's order, another provider
 before the same one again, ``MAX_ATTEMPTS`` in all, and this machine always gets one of them. The deadline
-spans the whole cascade; no other provider may use up the time that this machine is expected to need, but
-each gets at least half of what is left.
+spans the whole cascade: a try must leave the time that the quickest other offer is expected to need, if
+that fits at all, and gets at least half of what is left.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def cascade(
             continue  # it asked for more than what is left
         await asyncio.sleep(pause)
         began = clock()
-        bound = asyncio.timeout(None if ends is None else turns.share_s(scored, ends - began))
+        bound = asyncio.timeout(None if ends is None else turns.share_s(ends - began))
         try:
             async with bound:
                 tried = await attempt(scored)
@@ -123,12 +123,13 @@ class _Turns:
         """Seconds until the offer may be tried: its Retry-After, or jitter after its last failure."""
         return max(0.0, self._not_before.get(scored.offer.id, now) - now)
 
-    def share_s(self, scored: Scored, left_s: float) -> float:
-        """How much of the time left one try may take, so that this machine gets its own."""
-        local = self._untried_local()
-        if local is None or scored.offer.provider == LOCAL:
-            return left_s
-        return max(left_s / 2, left_s - local.estimate.timing.total_s)
+    def share_s(self, left_s: float) -> float:
+        """How much of the time left this try may take, so that a hang does not cost the whole request."""
+        needed = min(
+            (s.estimate.timing.total_s for s in self.waiting if s.offer.id not in self._failures),
+            default=left_s,
+        )
+        return left_s if needed >= left_s else max(left_s / 2, left_s - needed)
 
     def _untried_local(self) -> Scored | None:
         return next(

@@ -1,0 +1,6 @@
+"""The virtual world: the production engine on a clock that jumps, against providers that are drawn."""
+
+from accel.simulation.loop import DeadlockError, run_virtual
+from accel.simulation.run import Simulated, simulate
+
+__all__ = ["DeadlockError", "Simulated", "run_virtual", "simulate"]
