@@ -225,7 +225,7 @@ def verdict(curve: Curve, gpu: str, start: Start, assumed: Assumptions) -> Verdi
         return curve.at(x) - remote_seconds(curve.load, x, gpu, start, curve.numerics, assumed)
 
     measured_to = curve.sizes[-1]
-    end, steps = reach(curve, gpu), 400
+    end, steps = reach(curve, gpu), 120
     ratio = (end / curve.sizes[0]) ** (1 / steps)
     grid = [curve.sizes[0] * ratio**i for i in range(steps + 1)]
     losing = [i for i, x in enumerate(grid) if gain(x) <= 0]

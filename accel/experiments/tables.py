@@ -92,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
             faster = speedup(row, group.rows)
             lines.append(
                 f"{row.cell.get('what', '?')!s:<7.6}{row.cell.get('engine', '?')!s:<22.21}"
-                f"{size_of(row):>10,}{amount(row.median, row.unit):>11}{_spread(row):>19}{row.n:>4}"
+                f"{_count(size_of(row)):>10}{amount(row.median, row.unit):>11}{_spread(row):>19}{row.n:>4}"
                 f"{f'{faster:.2f}' if faster else '':>7}"
             )
         lines += ["", *textwrap.wrap(_legend(group), WIDTH)]
@@ -150,6 +150,10 @@ def best_engines(rows: Sequence[Row]) -> tuple[Row, ...]:
         if key not in best or row.median < best[key].median:
             best[key] = row
     return tuple(best.values())
+
+
+def _count(n: int) -> str:
+    return f"{n:,}" if n < 10**8 else f"{n:.2e}"
 
 
 def _spread(row: Row) -> str:
