@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+RESOLUTION_S = time.get_clock_info("monotonic").resolution  # what asyncio's base loop adds
 
 
 class DeadlockError(RuntimeError):
@@ -31,9 +33,11 @@ class _Jump(selectors.SelectSelector):
             return ready
         if timeout is None:
             raise DeadlockError("every task waits for something that will never happen")
-        # One bit beyond: the loop runs what is due before now + 1 ns, and months from zero a float can
-        # no longer hold that nanosecond; what is due exactly now would then wait for ever.
-        self.now = math.nextafter(self.now + max(timeout, 0.0), math.inf)
+        self.now += max(timeout, 0.0)
+        if self.now + RESOLUTION_S == self.now:
+            # Months from zero a float can no longer hold the nanosecond that the loop adds to find what
+            # is due: what is due exactly now would wait for ever.
+            self.now = math.nextafter(self.now, math.inf)
         return ready
 
 
