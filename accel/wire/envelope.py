@@ -1,8 +1,9 @@
 """The envelope. Guarantee: ``from_bytes`` returns bit for bit what ``to_bytes`` was given, or raises.
 
-One safetensors blob: the tensors, and a string header with the version, the task's id, the Spec and
-free ``meta`` as JSON, and a BLAKE2b-256 over all of them. The same bytes on the wire, on disk and in
-the cache. safetensors holds no code, so that reading an untrusted envelope runs nothing.
+One safetensors blob: the tensors, and a header with the version, the task's id, the Spec and free
+``meta`` as JSON, and a BLAKE2b-256 over all of them. The same bytes on the wire, on disk and in the cache,
+and equal envelopes give equal bytes: the header is one entry, because safetensors writes several in any
+order. safetensors holds no code, so that reading an untrusted envelope runs nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 VERSION = 1
+HEADER = "accel"  # the name of our entry in the safetensors header
 MAX_BYTES = 1 << 30  # one envelope is a batch, not a corpus: larger inputs travel as references
 # what safetensors holds in every version, little-endian: everything else is refused, not converted
 _DTYPES = frozenset({
@@ -64,13 +66,13 @@ class Envelope:
         if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
             raise EnvelopeError(f"an envelope holds at most {MAX_BYTES} bytes")
         header = {
-            "version": str(VERSION),
+            "version": VERSION,
             "task_id": self.task_id,
-            "spec": json.dumps(dict(self.spec), sort_keys=True),
-            "meta": json.dumps(dict(self.meta), sort_keys=True),
+            "spec": dict(self.spec),
+            "meta": dict(self.meta),
             "digest": self.digest(),
         }
-        return save(arrays, metadata=header)
+        return save(arrays, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Envelope:
@@ -80,11 +82,9 @@ class Envelope:
         try:
             header = _metadata(blob)
             version = header["version"]
-            if version != str(VERSION):
+            if version != VERSION:
                 raise EnvelopeError(f"envelope version {version}, this is version {VERSION}")
-            envelope = cls(
-                header["task_id"], json.loads(header["spec"]), load(blob), json.loads(header["meta"])
-            )
+            envelope = cls(header["task_id"], header["spec"], load(blob), header["meta"])
             digest = header["digest"]
         except EnvelopeError:
             raise
@@ -113,17 +113,20 @@ def _feed(h: Any, part: bytes) -> None:
     h.update(part)
 
 
-def _metadata(blob: bytes) -> Mapping[str, str]:
-    """The string header of a safetensors blob (8-byte little-endian length, then JSON)."""
+def _metadata(blob: bytes) -> Mapping[str, Any]:
+    """Our header in a safetensors blob (8-byte little-endian length, then JSON)."""
     if len(blob) < 8:
         raise EnvelopeError(f"{len(blob)} bytes are no envelope")
     length = int.from_bytes(blob[:8], "little")
     if length > len(blob) - 8:
         raise EnvelopeError("the envelope is cut off")
     found = json.loads(blob[8 : 8 + length]).get("__metadata__")
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or HEADER not in found:
         raise EnvelopeError("these tensors carry no envelope header")
-    return found
+    header = json.loads(found[HEADER])
+    if not isinstance(header, dict):
+        raise EnvelopeError("the envelope header is no JSON object")
+    return header
 
 
 def pack_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:

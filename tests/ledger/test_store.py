@@ -1,0 +1,249 @@
+"""What is written is what is read; a file that is not ours, or not of this realm, is an error in one line."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accel.core.attempt import Attempt, Outcome, Timing
+from accel.core.errors import LedgerError, UsageError
+from accel.core.lease import Intent, Lease
+from accel.core.money import ZERO, Basis, Cost, NanoUSD, Rate
+from accel.core.offer import CPU, Offer, Realm
+from accel.core.row import Provenance, Row
+from accel.core.task import Lane, Need, Size, Spec, Stage, Task
+from accel.ledger import JobStep, Ledger, decisions, jobs
+from accel.ledger.database import dump
+from accel.ledger.jobs import NEXT
+from accel.routing import Inputs, State, rank
+
+NOW = datetime(2026, 11, 23, 12, 30, 0, 123456, tzinfo=UTC)
+RATE = Rate(NanoUSD(160_000_000), date(2026, 11, 23), "test")
+OFFER = Offer("o", "kaggle", Realm.SANDBOX, CPU, RATE, NOW, "test")
+SECONDS = st.floats(0, 1e6)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite3", Realm.SANDBOX, lambda: NOW)
+
+
+def intent(ident: str = "i") -> Intent:
+    return Intent(ident, "t", OFFER, f"accel-{ident}", 60.0, NOW, Path("/tmp/bundle"))
+
+
+def task(ident: str = "t") -> Task:
+    spec = Spec(Stage.EMBED)
+    return Task(ident, Lane.BATCH, spec, Size(3, 40, 50, 60), Need(Stage.EMBED, Lane.BATCH))
+
+
+def attempt(ident: str, seconds: float = 1.0, **changes: object) -> Attempt:
+    fields: dict[str, object] = {
+        "id": ident, "task_id": "t", "provider": "kaggle", "realm": Realm.SANDBOX, "offer_id": "o",
+        "outcome": Outcome.OK, "timing": Timing(compute_s=seconds), "cost": Cost(NanoUSD(7), Basis.ESTIMATED),
+    }  # fmt: skip
+    return Attempt(**(fields | changes))  # type: ignore[arg-type]
+
+
+@given(st.tuples(SECONDS, SECONDS, SECONDS, SECONDS), st.integers(0, 2**62), st.text(max_size=20))
+def test_attempts_come_back_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, seconds: tuple[float, ...], nano: int, detail: str
+) -> None:
+    ledger = Ledger(tmp_path_factory.mktemp("l") / "l.sqlite3", Realm.SANDBOX)
+    wrote = attempt("a", timing=Timing(*seconds), cost=Cost(NanoUSD(nano), Basis.BILLED), detail=detail)
+    ledger.record_attempt(wrote, Stage.EMBED, Size(2, 9))
+    ledger.record_attempt(attempt("a", 99.0), Stage.EMBED, Size(2, 9))  # again after a crash: no change
+    assert ledger.attempts("t") == (wrote,)
+    assert ledger.measured("kaggle", Stage.EMBED) == [(Size(2, 9), wrote.timing)]
+    ledger.close()
+
+
+def test_estimates_learn_from_the_newest_successes_of_this_stage_and_provider(ledger: Ledger) -> None:
+    for n in range(30):
+        ledger.record_attempt(attempt(f"a{n}", float(n)), Stage.EMBED, Size(n))
+    ledger.record_attempt(attempt("b", 99.0, outcome=Outcome.FAILED), Stage.EMBED, Size(1))
+    ledger.record_attempt(attempt("c", 98.0), Stage.RERANK, Size(1))
+    ledger.record_attempt(attempt("d", 97.0, provider="vast"), Stage.EMBED, Size(1))
+    found = ledger.measured("kaggle", Stage.EMBED, last=5)
+    assert [(s.items, t.compute_s) for s, t in found] == [(n, float(n)) for n in (29, 28, 27, 26, 25)]
+
+
+def test_realms_do_not_mix(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="realm sandbox"):
+        ledger.record_attempt(attempt("a", realm=Realm.REAL), Stage.EMBED, Size(1))
+    env = Provenance("cpu", 2, "none", "linux", "3.11", {"accel": "0"}, "abc", NOW)
+    row = Row({"batch": 1}, "latency", "s", (0.1,), "none: first", True, Realm.SIMULATED, env)
+    with pytest.raises(LedgerError, match="realm"):
+        ledger.record_rows([row])
+    with pytest.raises(LedgerError, match="realm sandbox; expected 1, real"):
+        Ledger(ledger.path, Realm.REAL)
+
+
+def test_measurements_of_a_job_are_replaced_not_doubled(ledger: Ledger) -> None:
+    env = Provenance("cpu", 2, "none", "linux", "3.11", {"accel": "0"}, "abc", NOW)
+    rows = [
+        Row({"batch": n}, "latency", "s", (0.1, 0.2), "none: first", True, Realm.SANDBOX, env)
+        for n in (1, 8)
+    ]
+    ledger.record_rows(rows, "j")
+    ledger.record_rows(rows, "j")
+    ledger.record_rows(rows[:1], "k")
+    assert ledger.measurements("j") == tuple(rows)
+    assert len(ledger.measurements()) == 3
+
+
+def test_an_intent_and_its_reservation_are_one(ledger: Ledger) -> None:
+    ledger.open_account("quota", "gpu_ms", left=100)
+    with pytest.raises(LedgerError):
+        ledger.intend(intent(), "quota", 101)
+    assert (ledger.open_leases(), ledger.held()) == ((), 0)
+    ledger.intend(intent(), "quota", 100)
+    assert ledger.open_leases() == (intent(),)
+    assert ledger.lease("i") == ("intended", intent(), None)
+    lease = Lease("i", "kaggle", Realm.SANDBOX, "accel-i", "me/accel-i", NOW, NOW)
+    ledger.lease_opened("i", lease)
+    assert ledger.lease("i") == ("open", intent(), lease)
+    ledger.lease_ended("i", "released", "confirmed")
+    assert ledger.lease("i") == ("released", intent(), lease)
+    assert ledger.open_leases() == ()
+    with pytest.raises(LedgerError):
+        ledger.intend(intent(), "quota", 0)  # one thing per name, for ever
+
+
+def test_what_is_not_there_is_an_error(ledger: Ledger) -> None:
+    lease = Lease("x", "kaggle", Realm.SANDBOX, "n", "r", NOW, NOW)
+    for call in (
+        lambda: ledger.account("x"), lambda: ledger.limit("x", 1), lambda: ledger.lease("x"),
+        lambda: ledger.lease_opened("x", lease), lambda: ledger.lease_ended("x", "absent", ""),
+        lambda: jobs.get(ledger, "x"), lambda: ledger.reserve("h", "x", 1, "t"),
+    ):  # fmt: skip
+        with pytest.raises(LedgerError, match="the ledger has no"):
+            call()
+    with pytest.raises(UsageError, match="no decision"):
+        decisions.find(ledger, "x")
+
+
+def test_a_negative_amount_is_a_mistake_of_the_caller(ledger: Ledger) -> None:
+    ledger.open_account("money", "nano_usd")
+    with pytest.raises(ValueError, match="not negative"):
+        ledger.reserve("h", "money", -1, "t")
+    ledger.reserve("h", "money", 5, "t")
+    with pytest.raises(ValueError, match="not negative"):
+        ledger.settle("h", -1, Basis.ESTIMATED, RATE)
+    assert ledger.held() == 1
+    with pytest.raises(LedgerError):
+        ledger.reserve("h", "money", 5, "t")  # the same id while it is open
+    assert ledger.settle("h", 5, Basis.ESTIMATED, RATE)
+    with pytest.raises(LedgerError, match="settled before"):
+        ledger.reserve("h", "money", 5, "t")
+
+
+@pytest.mark.parametrize("step", JobStep)
+@pytest.mark.parametrize("to", JobStep)
+def test_a_job_moves_only_along_next(ledger: Ledger, step: JobStep, to: JobStep) -> None:
+    jobs.add(ledger, "j", task(), Path("/tmp/j"))
+    ledger.rows("UPDATE job SET step = ?", step.value)
+    job = jobs.get(ledger, "j")
+    if to in NEXT[step]:
+        moved = jobs.advance(ledger, job, to, error="why")
+        assert (moved.step, moved.tries, moved.error) == (to, int(to is JobStep.QUEUED), "why")
+        if to is not step:
+            with pytest.raises(LedgerError, match="another process"):
+                jobs.advance(ledger, job, to)  # from what it was before: somebody was faster
+    else:
+        with pytest.raises(LedgerError, match="cannot go from"):
+            jobs.advance(ledger, job, to)
+        assert jobs.get(ledger, "j") == job
+
+
+def test_every_step_that_is_not_the_end_leads_to_an_end() -> None:
+    for step in JobStep:
+        seen, todo = set(), {step}
+        while todo:
+            seen |= todo
+            todo = {n for s in todo for n in NEXT[s]} - seen
+        assert step.terminal == (not NEXT[step])
+        ends = {step} if step.terminal else {JobStep.DONE, JobStep.FAILED}
+        assert {s for s in seen if s.terminal} == ends
+
+
+def test_jobs_come_back_whole_and_only_once(ledger: Ledger) -> None:
+    job = jobs.add(ledger, "j", task(), Path("/tmp/j"))
+    assert (job.task, job.folder, job.step, job.tries) == (task(), Path("/tmp/j"), JobStep.QUEUED, 0)
+    assert jobs.unfinished(ledger) == (job,)
+    with pytest.raises(LedgerError, match="already"):
+        jobs.add(ledger, "j", task(), Path("/tmp/k"))
+    jobs.advance(ledger, job, JobStep.FAILED)
+    assert jobs.unfinished(ledger) == ()
+
+
+def test_a_decision_is_found_by_its_own_its_tasks_and_its_querys_id(ledger: Ledger) -> None:
+    inputs = Inputs(task(), (OFFER,), (), State(), 0.25)
+    route = rank(task(), [OFFER], State(), 0.25)
+    decisions.record(ledger, "d1", "q1", inputs, route)
+    for ident in ("d1", "t", "q1"):
+        (found,) = decisions.find(ledger, ident)
+        assert (found.id, found.route) == ("d1", route)
+        assert ledger.load(Inputs, found.inputs) == inputs
+    assert decisions.latest(ledger) == "q1"
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to look at " * 40, b"SQLite format 3\0" + b"\xff" * 200]
+)
+def test_a_file_that_is_no_ledger_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match="cannot be opened") as caught:
+        Ledger(path, Realm.REAL)
+    assert "ACCEL_HOME" in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        Ledger(tmp_path / "file" / "ledger.sqlite3", Realm.REAL)
+
+
+def test_a_damaged_row_is_an_error_and_not_a_guess(ledger: Ledger) -> None:
+    ledger.record_attempt(attempt("a"), Stage.EMBED, Size(1))
+    ledger.rows("UPDATE attempt SET body = replace(body, 'sandbox', 'elsewhere')")
+    with pytest.raises(LedgerError, match="damaged Attempt"):
+        ledger.attempts("t")
+
+
+def test_unknown_or_missing_fields_do_not_load(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError):
+        ledger.load(Timing, '{"wait_s": "soon"}')
+    with pytest.raises(LedgerError):
+        ledger.load(Rate, '{"nano_per_hour": -5, "as_of": "2026-01-01", "source": "x"}')
+    assert ledger.load(Rate, dump(Rate(ZERO, date(2026, 1, 1), "x"))).free
+
+
+def test_threads_share_one_ledger(ledger: Ledger) -> None:
+    ledger.open_account("money", "nano_usd")
+
+    def work(n: int) -> None:
+        for i in range(20):
+            ledger.reserve(f"{n}-{i}", "money", 1, "t")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.account("money").held == 80
+
+
+def test_the_limit_is_the_tables_own(ledger: Ledger) -> None:
+    """No code path of ours can get around it, nor can somebody with the sqlite3 tool."""
+    ledger.open_account("money", "nano_usd", left=10)
+    with pytest.raises(sqlite3.IntegrityError), sqlite3.connect(ledger.path) as db:
+        db.execute("UPDATE account SET spent = 11")
