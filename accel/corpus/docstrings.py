@@ -79,7 +79,8 @@ def library_passages(library: Library, pieces: int = 0) -> Iterator[Passage]:
     pieces: of a long page, how many windows; 0 means all of them.
 
     Shallow modules come before deep ones, methods after everything; within a level, what the library's
-    docstrings mention most comes first (of methods, those of the classes most mentioned). Modules of that level only are read when it is reached.
+    docstrings mention most comes first (of methods, those of the classes most mentioned). The modules of a
+    level are read when it is reached, so that a caller who stops early pays for little.
     """
     names = PublicNames(library)
     methods: list[_Found] = []

@@ -8,6 +8,7 @@ bm25s is not installed.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,11 +74,8 @@ class LexicalIndex:
 
     def scores(self, query: str) -> F32:
         """BM25 of every document, float32 (n,). A term that occurs twice in the query counts twice."""
-        tokenise = getattr(self._local, "tokenise", None)
-        if tokenise is None:
-            tokenise = self._local.tokenise = Tokeniser()
         total = np.zeros(self._documents, dtype=np.float32)
-        for term in tokenise(query):
+        for term in self._terms(query):
             i = self._column.get(term)
             if i is not None:
                 span = slice(self._indptr[i], self._indptr[i + 1])
@@ -90,6 +88,28 @@ class LexicalIndex:
         ids = best(scores, min(k, self._documents))
         ids = ids[scores[ids] > 0]
         return ids, scores[ids]
+
+    def coverage(self, query: str, texts: Sequence[str]) -> float:
+        """How much of the query its terms in ``texts`` make up, each weighed by its idf; in [0, 1].
+
+        A term that the corpus lacks weighs most: a text that lacks the one rare word of a question speaks
+        of something else. 0 for a query without terms.
+        """
+        held = {term for text in texts for term in self._terms(text)}
+        weights = {term: self._idf(term) for term in set(self._terms(query))}
+        total = sum(weights.values())
+        return sum(w for term, w in weights.items() if term in held) / total if total else 0.0
+
+    def _terms(self, text: str) -> list[str]:
+        tokenise = getattr(self._local, "tokenise", None)
+        if tokenise is None:
+            tokenise = self._local.tokenise = Tokeniser()
+        return tokenise(text)
+
+    def _idf(self, term: str) -> float:
+        i = self._column.get(term)
+        found = 0 if i is None else int(self._indptr[i + 1] - self._indptr[i])
+        return math.log(1 + (self._documents - found + 0.5) / (found + 0.5))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The arrays that ``from_tensors`` takes back. terms: UTF-8, joined by newlines."""

@@ -218,7 +218,7 @@ class CrossEncoderReranker:
 
 
 def maxsim(query: F32, texts: Sequence[F16]) -> F32:
-    """float32 (n,): for each text (t, d), the mean over the query's rows (q, d) of the largest dot product."""
+    """float32 (n,): per text (t, d), the mean over the query's rows (q, d) of the largest dot product."""
     scores = np.zeros(len(texts), dtype=np.float32)
     filled = [i for i, t in enumerate(texts) if len(t)]
     if not filled or not len(query):
