@@ -103,7 +103,7 @@ async def respond(engine: Engine, question: str) -> AsyncIterator[str]:
     """The states of the result, as HTML, from the question to its end."""
     try:
         checked = check_question(_clean(question or ""))
-        what = "answering" if engine.processor else "answering; the first question loads the model"
+        what = "Answering" if engine.processor else "Answering; the first question loads the model"
         async for step in engine.opening():
             yield view.progress(step)
         processor = await engine.opened()

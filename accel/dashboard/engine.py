@@ -64,7 +64,7 @@ class Engine:
         self.processor: HybridGPUProcessor | None = None
         self.openings = 0
         self._opener = opener
-        self._step = Step("starting")
+        self._step = Step("Starting")
         self._keeper: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[HybridGPUProcessor] | None = None
         self._closing = asyncio.Event()
@@ -104,8 +104,8 @@ class Engine:
     async def _keep(self, ready: asyncio.Future[HybridGPUProcessor]) -> None:
         """Open, tell, hold, close: one task enters and leaves the context."""
         self.openings += 1
-        self._step = Step("starting")
-        hooks = Hooks(self._tell("reading the corpus"), self._tell("embedding passages"))
+        self._step = Step("Starting")
+        hooks = Hooks(self._tell("Reading the corpus"), self._tell("Embedding passages"))
         try:
             async with self._opener(hooks) as processor:
                 told = processor.accelerator.runtime.offload

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from accel.core.errors import AccelError
+from accel.core.errors import AccelError, QueryError
 from accel.core.money import dollars
 from accel.core.offer import Realm
 from accel.dashboard.engine import Corpus, Step
@@ -50,7 +50,7 @@ def corpus_line(corpus: Corpus, machine: str) -> str:
     """What is asked about, how much of it, since when, by which model, and on which device."""
     name = f'<span class="name">{escape(corpus.name)}</span>'
     if not corpus.passages:
-        about = f"{name}: not indexed yet. The first question reads and embeds it, once."
+        about = f"Not indexed yet: {name}. The first question reads and embeds it, once."
     else:
         when = f", indexed {corpus.indexed_at:%Y-%m-%d}" if corpus.indexed_at else ""
         count = f"{corpus.passages:,} passage{'s' if corpus.passages != 1 else ''}"
@@ -102,8 +102,11 @@ def progress(step: Step) -> str:
 
 def failure(error: AccelError) -> str:
     """One line: what was wrong, and what to do."""
+    told = error.message
+    if isinstance(error, QueryError):  # in our words: other messages may open with a path or a name
+        told = told[:1].upper() + told[1:]
     hint = f' <span class="hint">{escape(error.hint)}</span>' if error.hint else ""
-    return f'<section class="state failed" role="alert"><p>{escape(error.message)}{hint}</p></section>'
+    return f'<section class="state failed" role="alert"><p>{escape(told)}{hint}</p></section>'
 
 
 def unexpected(error: BaseException) -> str:
@@ -136,9 +139,23 @@ def _text(found: Answer) -> str:
         anchor = _anchor(found, number)
         return f'<a class="cite" href="#{anchor}" aria-label="source {number}">{number}</a>'
 
-    text = _MARKS.sub(lambda run: _NUMBER.sub(link, run.group(0)), escape(found.text))
-    paragraphs = [p.strip() for p in text.split("\n\n") if p.strip()]
-    return '<div class="text">' + "".join(f"<p>{p}</p>" for p in paragraphs) + "</div>"
+    lines = []
+    for line in filter(None, map(str.strip, found.text.splitlines())):
+        label, rest = _label(line, found.citations)
+        told = _MARKS.sub(lambda run: _NUMBER.sub(link, run.group(0)), escape(rest))
+        lines.append(f"<p><code>{escape(label)}</code>{told}</p>" if label else f"<p>{told}</p>")
+    return f'<div class="text">{"".join(lines)}</div>'
+
+
+def _label(line: str, citations: Sequence[Citation]) -> tuple[str, str]:
+    """A line's opening name, with the arguments of a call, if it is that of a source; and the rest."""
+    for citation in citations:
+        if citation.name and line.startswith(citation.name):
+            called = line[len(citation.name) :].startswith("(")
+            label, colon, rest = line.partition("): " if called else ": ")
+            if colon:
+                return label + (")" if called else ""), f": {rest}"
+    return "", line
 
 
 def _nothing(found: Answer) -> str:
@@ -198,4 +215,6 @@ def _between(found: Answer) -> float:
 def _seconds(value: float) -> str:
     if not math.isfinite(value) or value < 0:
         return "unknown"
+    if value < 0.9995:
+        return f"{ms(value)} ms"
     return f"{value:.2f} s" if value < 9.995 else f"{value:,.1f} s"

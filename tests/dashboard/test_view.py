@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -139,6 +140,22 @@ def test_only_marks_of_sources_become_links(text: str, links: int) -> None:
     assert re.sub(r"[\[\]]", "", text) in re.sub(r"[\[\]]", "", found.text)
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("date.fromisoformat: parses. [1]", "date.fromisoformat"),
+        ("date.fromisoformat(a: str = ''): parses. [1]", "date.fromisoformat(a: str = '')"),
+        ("date.fromisoformat parses. [1]", ""),
+        ("Use: date.fromisoformat [1]", ""),
+    ],
+)
+def test_a_line_opens_with_its_sources_name_in_code(line: str, code: str) -> None:
+    found = read(an_answer(text=f"{line}\nAnd so on."))
+    assert f"{line.replace('[1]', '1')}And so on." in found.text
+    html = view.answer(an_answer(text=line), (), MACHINE)
+    assert (f"<p><code>{escape(code)}</code>" in html) if code else "<p><code>" not in html
+
+
 def test_nothing_relevant_is_a_state_of_its_own() -> None:
     html = view.answer(an_answer(found=False, text="Nothing relevant was found.", citations=()), (), MACHINE)
     assert 'class="nothing"' in html
@@ -231,7 +248,7 @@ def test_the_corpus_line_says_how_many_passages_of_what_since_when_on_which_devi
     text = Reader(view.corpus_line(Corpus("docstrings", 4000, many, NOW, "MiniLM, fp32"), MACHINE)).text
     for told in ("4,000 passages", "docstrings", "2026-11-23", "MiniLM, fp32", MACHINE, "p0 10", "3 more"):
         assert told in text
-    assert "not indexed yet" in view.corpus_line(Corpus("docstrings"), MACHINE)
+    assert "Not indexed yet" in view.corpus_line(Corpus("docstrings"), MACHINE)
 
 
 def test_progress_tells_how_far_where_that_is_known() -> None:
@@ -243,7 +260,7 @@ def test_progress_tells_how_far_where_that_is_known() -> None:
 
 def test_a_failure_is_one_line_with_what_to_do() -> None:
     text = Reader(view.failure(QueryError("the question is empty.", hint="Ask something."))).text
-    assert text == "the question is empty. Ask something."
+    assert text == "The question is empty. Ask something."
     assert 'role="alert"' in view.failure(AccelError("x"))
 
 
