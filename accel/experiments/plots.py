@@ -109,18 +109,21 @@ def plot_breakeven(found: Sequence[Curve], assumed: Assumptions, path: Path) -> 
     if len({machine_of(r) for r in rows}) != 1:
         raise ValueError("curves of two machines do not share a picture")
     with _canvas(12.0, 5.9) as figure:
-        left, width, gap = 0.066, 0.229, 0.093
+        left, width, gap = 0.072, 0.228, 0.091
         for i, curve in enumerate(found):
-            axes = figure.add_axes((left + i * (width + gap), 0.325, width, 0.45))
+            axes = figure.add_axes((left + i * (width + gap), 0.325, width, 0.43))
             _panel(axes, curve, assumed)
             if i == 0:
                 axes.set_ylabel("time for one call")
-        figure.text(left, 0.935, "From what size on would a remote GPU beat this machine?",
+        figure.text(left, 0.943, "From what size on would a remote GPU beat this machine?",
                     size=14, weight="bold", color=_INK)  # fmt: skip
+        figure.text(left, 0.9, "Black: measured here. Coloured: estimated from data sheets, nothing ran.",
+                    size=10, color=_QUIET)  # fmt: skip
         _caption(
             figure, left,
-            f"Black dots, realm real: measured here, medians of n={_counts(rows)}, warm, fastest engine at "
-            "each size; the grey line extends them. Coloured lines, realm simulated: estimated, nothing ran; "
+            f"Black dots, realm real: measured here, medians of n={_counts(rows)}, warm, "
+            f"{found[0].numerics}, fastest engine at each size; the grey line extends them. Coloured "
+            "lines, realm simulated: estimated, nothing ran; "
             f"dashed: GPU warm, dotted: GPU cold. Assumed: {'; '.join(assumed.told())}. Search is the dense "
             "half, exact, over random vectors; reranking is late interaction over passages not seen before. "
             f"{' '.join(_sentence(g.provenance) for g in groups(rows))}",
@@ -166,7 +169,7 @@ def _name_lines(axes: Axes, curve: Curve, x: Sequence[float], assumed: Assumptio
             ends.append((math.log(y / low) / math.log(high / low), f"{gpu} {start}", _GPU_COLOURS[gpu]))
         y = remote_seconds(curve.load, x[0], GPUS[0], start, curve.numerics, assumed)
         above = start is Start.COLD  # beside each other where the two lie close
-        axes.annotate(f"remote GPU, {start}: estimate", (x[0], y), xytext=(2, 5 if above else -6),
+        axes.annotate(f"remote GPU, {start}", (x[0], y), xytext=(2, 5 if above else -6),
                       textcoords="offset points", va="bottom" if above else "top", size=8.5, color=_QUIET,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
     _label_ends(axes, _merged(ends), gap=0.062, size=8.5)
