@@ -125,8 +125,8 @@ def test_a_benchmark_of_nothing_is_refused(texts: list[str], batches: list[int],
 
 
 def test_the_texts_are_the_same_every_time_and_a_prefix_of_more() -> None:
-    assert benchmark_texts(3) == benchmark_texts(5)[:3]
-    assert all(benchmark_texts(5))
+    more = benchmark_texts(5)
+    assert benchmark_texts(3) == more[:3] and all(more)
     with pytest.raises(UsageError, match="at least one text"):
         benchmark_texts(0)
 

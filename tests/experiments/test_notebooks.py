@@ -83,35 +83,43 @@ def test_the_first_cell_installs_only_what_is_missing_and_never_torch_or_numpy(
         exec(compile(source, path.name, "exec"), {})
 
 
-@pytest.mark.timeout(300)  # three kernels that import torch, on a machine that may be busy
+def tiny(folder: Path, *cells: str) -> Path:
+    """A sweep of the real notebook with one repetition."""
+    path = folder / "tiny.yaml"
+    notebook = notebooks_folder() / "01_embedding_speedup.ipynb"
+    path.write_text(f"notebook: {notebook}\nfixed: {{repetitions: 1}}\ncells: [{', '.join(cells)}]\n")
+    return path
+
+
+@pytest.mark.timeout(300)  # two kernels, one of which imports torch, on a machine that may be busy
 def test_the_notebook_runs_through_the_sweep_and_the_report_shows_its_rows(tmp_path: Path) -> None:
-    tiny = tmp_path / "tiny.yaml"
-    tiny.write_text(f"""
-notebook: {notebooks_folder() / "01_embedding_speedup.ipynb"}
-fixed: {{repetitions: 1}}
-cells:
-  - {{what: embed, sizes: [1, 2]}}
-  - {{what: search, sizes: [100, 300]}}
-  - {{what: rerank, sizes: [2, 3]}}
-""")
     out = tmp_path / "out"
-    measured = run_measure(out, sweep_file=tiny)
-    assert [c.status for c in measured.cells] == [Status.DONE] * 3 and not measured.problems
+    sweep = tiny(tmp_path, "{what: embed, sizes: [1, 2]}", "{what: search, sizes: [100, 300]}")
+    measured = run_measure(out, sweep_file=sweep)
+    assert [c.status for c in measured.cells] == [Status.DONE] * 2 and not measured.problems
     rows = read(rows_path(out, Realm.REAL)).rows
-    embed, search, rerank = ([r for r in rows if r.cell["what"] == w] for w in ("embed", "search", "rerank"))
+    embed, search = ([r for r in rows if r.cell["what"] == what] for what in ("embed", "search"))
     assert {(r.cell["engine"], r.cell["batch"]) for r in embed} == {
         (e, b) for e in ("accel", "sentence-transformers") for b in (1, 2)
     }
     assert {r.cell["vectors"] for r in search} == {100, 300} and "numpy" in {r.cell["engine"] for r in search}
-    assert [r.cell["depth"] for r in rerank] == [2, 3]
     assert all(r.n == 1 and r.warm and r.realm is Realm.REAL and min(r.samples) > 0 for r in rows)
     assert [p.name for p in measured.paths[:3]] == ["report.md", "embedding-real-1.png", "break-even.png"]
     assert all(p.exists() for p in measured.paths)
-    assert len(measured.paths) == 6  # and three executed notebooks
-    for word in ("embed", "search", "rerank", "sentence-transformers"):
+    assert len(measured.paths) == 5  # and two executed notebooks
+    for word in ("embed", "search", "sentence-transformers"):
         assert word in measured.table
     log = "".join(p.read_text() for p in (out / "cells").glob("*.log"))
     assert "Warning" not in log and "TCP" not in log
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(300)
+def test_the_notebook_measures_reranking_and_refuses_nonsense(tmp_path: Path) -> None:
+    sweep = tiny(tmp_path, "{what: rerank, sizes: [2, 3]}", "{what: nonsense}")
+    measured = run_measure(tmp_path / "out", sweep_file=sweep)
+    assert [r.cell["depth"] for r in measured.cells[0].rows] == [2, 3]
+    assert "what must be one of embed, search, rerank, not 'nonsense'" in measured.problems[0]
 
 
 def test_a_sweep_in_which_everything_fails_is_one_clear_error(notebook: Path, tmp_path: Path) -> None:
