@@ -33,7 +33,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLOSING_S = 3  # open event streams of a page are not waited for longer
 
 
-def build_app(engine: Engine, host: str = HOST) -> FastAPI:
+def build_app(engine: Engine, host: str = HOST, examples: Sequence[str] = ask.EXAMPLES) -> FastAPI:
     """Every page, mounted; ``engine`` is closed with the app.
 
     On a loopback host only requests addressed to it are answered: a foreign page whose name was made to
@@ -52,7 +52,7 @@ def build_app(engine: Engine, host: str = HOST) -> FastAPI:
             await engine.close()
 
     with gr.Blocks(title="accel · ask", analytics_enabled=False) as pages:
-        ask.build(engine)
+        ask.build(engine, examples)
         # another page: `with pages.route("Providers"): providers.build(engine)`
 
     # without the pages that FastAPI makes: they load scripts from another host
@@ -75,7 +75,8 @@ def serve(host: str = HOST, port: int = PORT, corpus: Path | None = None, *, ful
     if corpus is not None and not corpus.expanduser().exists():
         raise CorpusError(f"{corpus}: there is no such file or folder.")
     with listen(host, port) as listening:
-        app = build_app(engine_over(corpus, full=full), host)
+        # the examples are about Python: over a corpus of one's own they would all find nothing
+        app = build_app(engine_over(corpus, full=full), host, () if corpus else ask.EXAMPLES)
         print(f"The question page: {_url(listening)}  (Ctrl-C ends it)", flush=True)  # noqa: T201
         if host not in LOOPBACK:
             print(f"Anyone who reaches {host} can ask; there is no password.", flush=True)  # noqa: T201

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 _ANSWER = TypeAdapter(Answer)
 
 
-def build(engine: Engine) -> None:
-    """Put the page into the ``gr.Blocks`` that is open."""
+def build(engine: Engine, examples: Sequence[str] = EXAMPLES) -> None:
+    """Put the page into the ``gr.Blocks`` that is open. examples: asked with one click."""
     import gradio as gr
 
     bare: dict[str, Any] = {"apply_default_css": False, "elem_classes": "bare"}
@@ -46,8 +46,8 @@ def build(engine: Engine) -> None:
             autofocus=True, elem_id="question", container=False, scale=1,
         )  # fmt: skip
         button = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=88)
-    with gr.Row(elem_classes="examples"):
-        examples = [gr.Button(text, size="sm", scale=0, min_width=0) for text in EXAMPLES]
+    with gr.Row(elem_classes="examples", visible=bool(examples)):
+        buttons = [gr.Button(text, size="sm", scale=0, min_width=0) for text in examples]
     corpus = gr.HTML(view.corpus_line(engine.corpus, "this machine"), elem_id="corpus", **bare)
     result = gr.HTML(view.waiting(), elem_id="result", **bare)
 
@@ -64,7 +64,7 @@ def build(engine: Engine) -> None:
         [box.submit, button.click], answered, box, [result, corpus], concurrency_limit=AT_ONCE,
         concurrency_id="ask", **private,
     )  # fmt: skip
-    for text, example in zip(EXAMPLES, examples, strict=True):
+    for text, example in zip(examples, buttons, strict=True):
         # filled in by the browser, so that the question stands there at once
         example.click(None, None, box, js=f"() => {json.dumps(text)}", **private).then(
             answered, box, [result, corpus], concurrency_limit=AT_ONCE, concurrency_id="ask", **private

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from accel.session import Hooks, index_folder, open_processor
 Opener = Callable[[Hooks], contextlib.AbstractAsyncContextManager[HybridGPUProcessor]]
 
 TOLD_EVERY_S = 0.25
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class Engine:
         self._closing.set()
         if self._keeper is not None:
             if self.processor is None:
+                # a thread cannot be stopped: the process ends after the slice that it embeds
+                log.warning("ending after what is being read or embedded now; what was embedded is kept")
                 self._keeper.cancel()
             await asyncio.wait({self._keeper})
 
