@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ KEY_NAMES = (
     "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "RUNPOD_API_KEY", "VASTAI_API_KEY",
     "VAST_API_KEY", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_API_KEY", "COLAB_API_KEY",
 )  # fmt: skip
+
+# kaggle.json has held 32 hexadecimal digits since there has been one
+_LEGACY_KAGGLE_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 def settings_file() -> Path:
@@ -122,25 +126,32 @@ def key(name: str) -> str:
 def kaggle_key(read: Callable[[str], str] = key) -> KaggleKey | None:
     """Kaggle's key from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY; None if there is none.
 
-    KAGGLE_KEY alone may also hold a token, or the JSON of kaggle.json. Raises SettingsError when what
-    is set cannot be a key.
+    KAGGLE_API_TOKEN may also name a file, as Kaggle's own tools have it. KAGGLE_KEY alone may also hold a
+    token, or the JSON of kaggle.json. Raises SettingsError when what is set cannot be a key.
     """
     if token := read("KAGGLE_API_TOKEN"):
-        return KaggleKey(token=SecretStr(token))
+        if token.startswith(("/", "~")):
+            token = _read_token(Path(token).expanduser())
+        return KaggleKey(token=_secret("KAGGLE_API_TOKEN", token))
     username, value = read("KAGGLE_USERNAME"), read("KAGGLE_KEY")
     if not value:
         return None
     if value.startswith("{"):
         try:
             parsed = json.loads(value)
-            return KaggleKey(username=parsed["username"], key=SecretStr(parsed["key"]))
+            username, value = str(parsed["username"]), str(parsed["key"])
         except (ValueError, KeyError, TypeError):
             raise SettingsError(
                 "KAGGLE_KEY looks like the JSON of kaggle.json, but has no username and key in it."
             ) from None
     if username:
-        return KaggleKey(username=username, key=SecretStr(value))
-    return KaggleKey(token=SecretStr(value))
+        return KaggleKey(
+            username=_secret("KAGGLE_USERNAME", username).get_secret_value(),
+            key=_secret("KAGGLE_KEY", value),
+        )
+    if _LEGACY_KAGGLE_KEY.fullmatch(value):
+        raise SettingsError("KAGGLE_KEY holds a key, which needs its user name.", hint="Set KAGGLE_USERNAME.")
+    return KaggleKey(token=_secret("KAGGLE_KEY", value))
 
 
 def modal_key(read: Callable[[str], str] = key) -> ModalKey | None:
@@ -150,7 +161,27 @@ def modal_key(read: Callable[[str], str] = key) -> ModalKey | None:
         ident, _, secret = joined.partition(":")
         if not (ident and secret):
             raise SettingsError("MODAL_API_KEY must hold the token's id and secret as id:secret.")
-    return ModalKey(token_id=ident, token_secret=SecretStr(secret)) if ident and secret else None
+    if not (ident and secret):
+        return None
+    return ModalKey(token_id=ident, token_secret=_secret("MODAL_TOKEN_SECRET", secret))
+
+
+def _secret(name: str, value: str) -> SecretStr:
+    """``value``, if it can be a key. An HTTP library would repeat one that cannot in its error."""
+    if not value or not all("!" <= c <= "~" for c in value):
+        raise SettingsError(
+            f"{name} is empty, or holds spaces or characters that no key has.", hint="Set the key alone."
+        )
+    return SecretStr(value)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as bad:
+        raise SettingsError(
+            f"KAGGLE_API_TOKEN names a file that cannot be read ({type(bad).__name__})."
+        ) from None
 
 
 def configured() -> dict[str, bool]:

@@ -18,6 +18,7 @@ from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
+from accel.core.errors import SettingsError
 from accel.core.offer import CPU, Gpu
 from accel.core.row import Provenance
 
@@ -47,7 +48,8 @@ def platform() -> Platform:
 def workdir() -> Path:
     """The folder that keeps ledger, cache, indexes and jobs; created if it is missing.
 
-    ``ACCEL_HOME`` wins; else /kaggle/working/accel, /content/accel, or the user's data folder.
+    ``ACCEL_HOME`` wins; else /kaggle/working/accel, /content/accel, or the user's data folder. Raises
+    SettingsError when it cannot be made.
     """
     if chosen := os.environ.get("ACCEL_HOME"):
         folder = Path(chosen).expanduser()
@@ -59,7 +61,12 @@ def workdir() -> Path:
         from platformdirs import user_data_path
 
         folder = user_data_path("accel", appauthor=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as bad:
+        raise SettingsError(
+            f"{folder} cannot be used ({bad.strerror}).", hint="Set ACCEL_HOME to another folder."
+        ) from bad
     return folder
 
 
@@ -87,8 +94,11 @@ def gpu() -> Gpu:
     fields = _nvidia_smi("name,memory.total,compute_cap")
     if not fields:
         return CPU
-    name, mebibytes, capability = (f.strip() for f in fields[0].split(","))
-    return Gpu(name, len(fields), int(mebibytes) << 20, round(float(capability) * 10))
+    name, mebibytes, capability = (f.strip() for f in fields[0].rsplit(",", 2))
+    try:
+        return Gpu(name, len(fields), int(mebibytes) << 20, round(float(capability) * 10))
+    except ValueError:  # "[N/A]": some devices do not tell; without the figures nothing can be placed there
+        return CPU
 
 
 def _nvidia_smi(query: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""``accel offers | doctor | explain | evaluate | simulate``: looking, without changing anything."""
+"""``accel offers | doctor | explain | evaluate | simulate``. Guarantee: looking changes nothing."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def show_evaluation(folder: Path, *, as_json: bool) -> None:
                     {"stage": s.stage, "ndcg_at_10": s.value, "queries": s.n, "seconds": s.seconds}
                     for s in found.stages
                 ],
-            }  # fmt: skip
+            }
         )
         return
     out = terminal.console()
