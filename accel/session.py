@@ -8,16 +8,21 @@ in one thread. No model is loaded before the first question or the first passage
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+import accel
 from accel import environment
 from accel.config import KaggleKey
 from accel.core.attempt import Result
+from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.task import Complexity, Need, Task, content_hash
 from accel.corpus.passage import Passage, Progress
@@ -25,6 +30,8 @@ from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
+from accel.index.store import HybridIndex
+from accel.stages.embed import default_spec
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
@@ -38,24 +45,51 @@ def _silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Told of progress, with (done, total); total is 0 while it is not known."""
+    """Told of progress, with (done, total), total 0 while it is not known; and of what was passed over."""
 
     reading: Progress = _silent
     embedding: Progress = _silent
+    remark: Callable[[str], None] = lambda line: None
 
 
-def read_corpus(corpus: Path | None, *, full: bool = False, progress: Progress = _silent) -> list[Passage]:
+def read_corpus(corpus: Path | None, *, full: bool = False, hooks: Hooks | None = None) -> list[Passage]:
     """Passages of a folder or file, or the docstrings of Python and of the installed packages.
 
-    full: every docstring rather than a few thousand. Raises CorpusError.
+    full: every docstring rather than a few thousand. Files that are passed over are told as remarks.
+    Raises CorpusError.
     """
+    told = hooks or Hooks()
     if corpus is not None:
         from accel.corpus.files import read_files
 
-        return list(read_files(corpus, progress=progress).passages)
+        found = read_files(corpus, progress=told.reading)
+        for skipped in found.skipped:
+            told.remark(f"passed over: {skipped.path} ({skipped.reason})")
+        return list(found.passages)
     from accel.corpus.docstrings import docstring_passages
 
-    return docstring_passages(full=full, progress=progress)
+    return docstring_passages(full=full, progress=told.reading)
+
+
+def fingerprint(corpus: Path | None, *, full: bool = False) -> str:
+    """What a corpus was made of, without reading it: equal means that it need not be read again.
+
+    Files by name, size and time of change; docstrings by the versions of everything installed and the
+    code that extracts them. Raises CorpusError when there is no such file or folder.
+    """
+    if corpus is not None:
+        path = corpus.expanduser()
+        if not path.exists():
+            raise CorpusError(f"{corpus}: there is no such file or folder.")
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        parts = [f"{p}|{s.st_size}|{s.st_mtime_ns}" for p in files if (s := p.stat())]
+        return content_hash(*(p.encode("utf-8", "surrogateescape") for p in parts))
+    versions = sorted(f"{d.metadata['Name']} {d.version}" for d in metadata.distributions())
+    extractor = sorted(Path(accel.__file__).parent.joinpath("corpus").glob("*.py"))
+    return content_hash(
+        f"{sys.version}|{full}".encode(), *(v.encode() for v in versions),
+        *(p.read_bytes() for p in extractor),
+    )  # fmt: skip
 
 
 def index_folder(home: Path, corpus: Path | None, full: bool) -> Path:
@@ -66,10 +100,29 @@ def index_folder(home: Path, corpus: Path | None, full: bool) -> Path:
     return home / "indexes" / f"{path.name}-{content_hash(str(path).encode())[:8]}"
 
 
+async def open_index(
+    accelerator: GPUAccelerator, corpus: Path | None, *, full: bool, home: Path, hooks: Hooks
+) -> HybridIndex:
+    """The index of ``corpus``: opened when it was made of just this, else read, embedded and built."""
+    folder, offload = index_folder(home, corpus, full), accelerator.runtime.offload
+    made_of = await offload(lambda: fingerprint(corpus, full=full))
+    note = folder.with_name(folder.name + ".json")
+    try:
+        index = await offload(HybridIndex.open, folder, default_spec())
+        if json.loads(note.read_text()) == {"made_of": made_of, "index": index.id}:
+            return index
+    except (IndexError_, OSError, ValueError):
+        pass  # none, damaged, or of something else: it is made below
+    passages = await offload(lambda: read_corpus(corpus, full=full, hooks=hooks))
+    index = await build_index(accelerator, folder, passages, progress=hooks.embedding)
+    note.write_text(json.dumps({"made_of": made_of, "index": index.id}))
+    return index
+
+
 @contextlib.asynccontextmanager
 async def open_processor(
     corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL,
-    asked: Sequence[str] = (), home: Path | None = None, hooks: Hooks = Hooks(),  # noqa: B008 - frozen
+    asked: Sequence[str] = (), home: Path | None = None, hooks: Hooks = Hooks(),
     use_cache: bool = True,
 ) -> AsyncIterator[HybridGPUProcessor]:  # fmt: skip
     """A processor over ``corpus`` (default: the docstring corpus), its index built or opened."""
@@ -77,11 +130,7 @@ async def open_processor(
     async with open_accelerator(
         realm, worker=worker, asked=asked, home=root, use_cache=use_cache
     ) as accelerator:
-        offload = accelerator.runtime.offload
-        passages = await offload(lambda: read_corpus(corpus, full=full, progress=hooks.reading))
-        index = await build_index(
-            accelerator, index_folder(root, corpus, full), passages, progress=hooks.embedding
-        )
+        index = await open_index(accelerator, corpus, full=full, home=root, hooks=hooks)
         worker.attach(index)
         yield HybridGPUProcessor(accelerator, index)
 
@@ -148,7 +197,7 @@ def open_session(
 @contextlib.contextmanager
 def open_query_session(
     corpus: Path | None = None, *, full: bool = False, asked: Sequence[str] = (),
-    home: Path | None = None, hooks: Hooks = Hooks(), use_cache: bool = True,  # noqa: B008 - frozen
+    home: Path | None = None, hooks: Hooks = Hooks(), use_cache: bool = True,
 ) -> Iterator[Session]:  # fmt: skip
     """A session that also answers questions over ``corpus``."""
     with start_blocking_portal() as portal:

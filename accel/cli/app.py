@@ -23,7 +23,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="What would a GPU buy my retrieval workload, on which provider, at what price - and run it there.\n\n"
+    help="What would a GPU buy my retrieval workload, on which provider, at what price - "
+    "and run it there.\n\n"
     "Everything works without an account on this machine. Start with: accel demo",
     epilog="Settings: environment variables and a TOML file; `accel doctor` names them and checks each.",
 )
@@ -71,6 +72,7 @@ def query(
         hooks = Hooks(
             stack.enter_context(terminal.progress("reading")),
             stack.enter_context(terminal.progress("embedding")),
+            terminal.say,
         )
         with open_query_session(
             corpus, full=full, asked=provider or (), hooks=hooks, use_cache=not no_cache
@@ -131,7 +133,9 @@ def doctor(json: Json = False) -> None:
 
 @app.command()
 def explain(
-    ident: Annotated[str | None, typer.Argument(help="A query's, task's or job's id; default: the last.")] = None,
+    ident: Annotated[
+        str | None, typer.Argument(help="A query's, task's or job's id; default: the last.")
+    ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="Rank again; fail unless it is the same.")] = False,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Look in the sandbox ledger.")] = False,
     json: Json = False,

@@ -13,16 +13,15 @@ from pathlib import Path
 
 from rich.text import Text
 
-
 from accel.cli import terminal
 from accel.cli.pushing import open_pushing, resume_jobs, run_benchmark
 from accel.core.errors import AccelError
 from accel.core.money import dollars
-from accel.experiments.report import table
+from accel.experiments.tables import table
 from accel.hybrid_gpu_processor import Answer
 from accel.session import Hooks, open_query_session
 
-PUSHED_PASSAGES, REPETITIONS = 64, 5
+PUSHED_PASSAGES, REPETITIONS = 32, 3
 
 
 def run_demo(*, full: bool = False) -> None:
@@ -59,7 +58,7 @@ def _ask(full: bool) -> list[Answer]:
     _heading("1. Corpus: the docstrings of Python and of the packages installed here")
     out, began = terminal.console(), time.perf_counter()
     with terminal.progress("reading") as reading, terminal.progress("embedding") as embedding:
-        opened = open_query_session(full=full, hooks=Hooks(reading, embedding))
+        opened = open_query_session(full=full, hooks=Hooks(reading, embedding, terminal.say))
         with opened as session:
             assert session.processor is not None
             index = session.processor.index
@@ -115,9 +114,12 @@ def _measure() -> list[Path]:
 
     _heading("4. Measure: a notebook, swept by Papermill, and its report")
     folder = Path.cwd() / "results" / "demo"
-    with terminal.progress("cells") as told:
-        measured = run_measure(folder, quick=True, progress=told)
-    terminal.console().print(measured.table)
+    with terminal.progress("measuring") as told:
+        measured = run_measure(folder, fresh=True, progress=lambda _, done, total: told(done, total))
+    out = terminal.console()
+    out.print(measured.table)
+    for problem in measured.problems:
+        out.print(f"not measured: {problem}")
     return list(measured.paths)
 
 

@@ -20,6 +20,7 @@ from accel.core.offer import Realm
 from accel.core.row import Row
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
+from accel.ledger import JobStep
 from accel.session import Session, open_session
 
 TARGETS = ("auto", "local", "kaggle")
@@ -78,15 +79,12 @@ def run_benchmark(
     session: Session, to: str, *, passages: int, repetitions: int
 ) -> tuple[Finished, list[Row]]:
     """Submit the embedding benchmark and carry it to its end; its rows go to the ledger."""
-    from accel.corpus.docstrings import docstring_passages
-    from accel.experiments.embed_benchmark import prepare, rows_of
+    from accel.experiments.embed_benchmark import benchmark_texts, prepare, rows_of
     from accel.stages.embed import default_spec
 
-    texts = [p.content for p in docstring_passages(limit=passages)][:passages]
-    only = frozenset() if to == "auto" else frozenset({to, "local"})
     task, bundle = prepare(
-        texts, default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions, only=only,
-        runtime=session.accelerator.runtime,
+        benchmark_texts(passages), default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions,
+        only=() if to == "auto" else (to, "local"), runtime=session.accelerator.runtime,
     )  # fmt: skip
     finished = session.push(task, bundle, on_event=_tell)
     rows = rows_of(finished, session.accelerator.realm)
@@ -145,7 +143,7 @@ def _show(session: Session, finished: Finished, rows: list[Row], as_json: bool) 
     if as_json:
         terminal.print_json(summary(session, finished, rows))
         return
-    from accel.experiments.report import table
+    from accel.experiments.tables import table
 
     out = terminal.console()
     out.print(f"job {finished.job.id}: {finished.job.step} · realm {session.accelerator.realm}")
@@ -159,6 +157,16 @@ def _show(session: Session, finished: Finished, rows: list[Row], as_json: bool) 
     out.print(table(rows))
 
 
+_STEPS = {
+    JobStep.QUEUED: "choosing a provider", JobStep.INTENDED: "intent and reservation written",
+    JobStep.LEASED: "pushed", JobStep.RUNNING: "started", JobStep.FINISHED: "ended",
+    JobStep.FETCHED: "result fetched and verified", JobStep.DONE: "settled",
+    JobStep.FAILED: "no provider is left",
+}  # fmt: skip
+
+
 def _tell(event: Event) -> None:
     where = f" on {event.provider}" if event.provider else ""
-    terminal.say(f"job {event.job_id}: {event.message or event.step}{where}")
+    told = _STEPS[JobStep(event.step)] if event.step != JobStep.RUNNING or not event.message else ""
+    line = " · ".join(part for part in (told, event.message) if part)
+    terminal.say(f"job {event.job_id}{where}: {line}")

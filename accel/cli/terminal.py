@@ -51,16 +51,16 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, told of (done, total). Where there is no terminal: a line for each tenth."""
+    """A bar on stderr, told of (done, total). Where there is no terminal: a line for each quarter."""
     screen = console(stderr=True)
     if not screen.is_terminal:
         told = -1
 
         def lines(done: int, total: int) -> None:
             nonlocal told
-            tenth = 10 * done // total if total else 0
-            if tenth > told:
-                told = tenth
+            quarter = 4 * done // total if total else 0
+            if quarter > told:
+                told = quarter
                 screen.print(f"{label}: {done:,} of {total:,}" if total else f"{label} …")
 
         yield lines
@@ -94,17 +94,17 @@ def show_answer(answer: Answer) -> None:
 
 def stage_table(answer: Answer) -> Table:
     """One row per stage. Milliseconds are split into wait and cold start, transfer, compute."""
-    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     for name in ("stage", "where"):
         table.add_column(name, no_wrap=True)
-    table.add_column("why there", ratio=1, overflow="fold")
     for name in ("wait+cold", "transfer", "compute", "cost", "cache"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why there", ratio=1, overflow="fold", style="dim")
     for s in answer.stages:
         t = s.timing
         table.add_row(
-            s.stage, s.where, s.why, ms(t.wait_s + t.cold_s), ms(t.transfer_s), ms(t.compute_s),
-            dollars(s.cost.amount), "hit" if s.hits == s.items else f"{s.hits}/{s.items}",
+            s.stage, s.where, ms(t.wait_s + t.cold_s), ms(t.transfer_s), ms(t.compute_s),
+            dollars(s.cost.amount), "hit" if s.hits == s.items else f"{s.hits}/{s.items}", s.why,
         )  # fmt: skip
     return table
 

@@ -53,7 +53,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured (n=…)"."""
+    """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured n=…"."""
 
     timing: Timing
     cost: Cost

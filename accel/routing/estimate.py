@@ -62,7 +62,7 @@ def estimate(task: Task, offer: Offer, history: Sequence[Measured]) -> Estimate:
             transfer_s=statistics.median(t.transfer_s for t in similar),
             compute_s=statistics.median(t.compute_s for t in similar),
         )
-        basis = f"measured (n={len(similar)})"
+        basis = f"measured n={len(similar)}"
     else:
         timing = Timing(offer.wait_s, offer.cold_s, transfer_s, _prior_compute_s(task, offer))
         basis = "prior"

@@ -136,7 +136,7 @@ def _explain(
 ) -> Scored:
     """The same, with one sentence: why it is first, or why it lost to the first."""
     name, seconds = scored.offer.provider, scored.estimate.timing.total_s
-    told = f"{_s(seconds)} expected ({scored.estimate.basis})"
+    told = f"{_s(seconds)}, {scored.estimate.basis}"
     first = ranked[0]
     if place == 0:
         if name in state.order:

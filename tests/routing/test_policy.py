@@ -198,7 +198,7 @@ def test_measured_attempts_replace_the_prior_once_there_are_enough() -> None:
     few = estimate(task(), offer("kaggle", cold_s=9.0), [done] * (MIN_SAMPLES - 1))
     enough = estimate(task(), offer("kaggle", cold_s=9.0), [done] * MIN_SAMPLES)
     assert few.basis == "prior"
-    assert enough.basis == f"measured (n={MIN_SAMPLES})"
+    assert enough.basis == f"measured n={MIN_SAMPLES}"
     assert enough.timing == done.timing
     # others' attempts, other stages and other sizes teach nothing about this one
     for other in (
