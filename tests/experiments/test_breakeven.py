@@ -121,6 +121,15 @@ def test_an_index_that_must_be_sent_first_never_pays_for_one_query() -> None:
     assert warm.at is not None and warm.at > 1e5
 
 
+@pytest.mark.parametrize(
+    ("load", "x", "more_bytes"),
+    [(LOADS[0], 1000, 0), (LOADS[1], 10**6, 10**6 * 384 * 4), (LOADS[2], 50, 50 * 400)],
+)
+def test_a_cold_machine_is_sent_what_it_lacks(load: Load, x: int, more_bytes: int) -> None:
+    warm, cold = (remote_seconds(load, x, "T4", s, Numerics.FP32, ASSUMED) for s in (Start.WARM, Start.COLD))
+    assert cold - warm == pytest.approx(ASSUMED.cold_s + more_bytes / ASSUMED.bytes_per_s)
+
+
 def test_no_index_is_larger_than_the_gpus_memory() -> None:
     search = line(LOADS[1], 1e-4, 2e-7, (1e3, 1e7))
     assert reach(search, "T4") * 384 * 4 <= SHEETS["T4"].vram_bytes
