@@ -58,7 +58,11 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one question, with everything that led to it. seconds: wall time of the query."""
+    """The answer to one question, with everything that led to it.
+
+    seconds: wall time of the query. written_by: "" for the passages' own sentences, else the model.
+    note: what the reader should know, such as a generator that failed.
+    """
 
     id: str
     question: str
@@ -70,6 +74,8 @@ class Answer:
     stages: tuple[StageReport, ...]
     realm: str
     seconds: float
+    written_by: str = ""
+    note: str = ""
 
     @property
     def cost(self) -> Cost:
@@ -82,12 +88,13 @@ class HybridGPUProcessor:
 
     def __init__(
         self, accelerator: GPUAccelerator, index: HybridIndex, *, rerank: Spec | None = None,
-        answer: Spec | None = None,
+        answer: Spec | None = None, generator: Callable[[str, Answered], Answered] | None = None,
     ) -> None:  # fmt: skip
+        """generator: rewrites an extractive answer (``stages.generate``); it runs here, never away."""
         self.accelerator, self.index = accelerator, index
         self._embed = index.spec
         self._search, self._rerank = default_search_spec(), rerank or default_rerank_spec()
-        self._answer = answer or default_answer_spec()
+        self._answer, self._generator = answer or default_answer_spec(), generator
 
     async def query(
         self, text: str, *, complexity: Complexity | None = None, within_s: float | None = None
@@ -115,9 +122,12 @@ class HybridGPUProcessor:
         )  # fmt: skip
         await run.stage(self._answer, pack_texts([question]) | order, {}, items=1)
         answered = Answered.from_fields(run.last.output.meta["answer"])
+        if self._generator is not None:
+            answered = await self.accelerator.runtime.offload(self._generator, question, answered)
         return Answer(
             run.id, question, level, judged, answered.text, answered.found, answered.citations,
-            tuple(run.reports), self.accelerator.realm.value, clock() - began,
+            tuple(run.reports), self.accelerator.realm.value, clock() - began, answered.written_by,
+            answered.note,
         )  # fmt: skip
 
 
@@ -143,10 +153,11 @@ class _Run:
         task = Task(
             id=f"{self.id}-{spec.stage}", lane=Lane.LIVE, spec=spec, complexity=self._level,
             size=self._size(spec, tensors, items), within_s=max(left, 0.001),
-            need=Need(spec.stage, Lane.LIVE, spec.numerics, index=resident),
+            need=Need(spec.stage, Lane.LIVE, spec.numerics, index=resident, model=spec.revision),
             inputs=(resident,) if resident else (),
         )  # fmt: skip
-        self.last = await self._accelerator.run(task, Envelope(task.id, spec.fields(), tensors, meta), self.id)
+        request = Envelope(task.id, spec.fields(), tensors, meta)
+        self.last = await self._accelerator.run(task, request, self.id)
         self.reports.append(_report(spec.stage, self.last))
         return dict(self.last.output.tensors)
 
@@ -252,7 +263,7 @@ async def build_index(
         digest = content_hash(tensors["text_bytes"].tobytes())
         task = Task(
             f"i{accelerator.runtime.new_id()}", Lane.LIVE, wanted, size,
-            Need(Stage.EMBED, Lane.LIVE, wanted.numerics), inputs=(digest,),
+            Need(Stage.EMBED, Lane.LIVE, wanted.numerics, model=wanted.revision), inputs=(digest,),
         )  # fmt: skip
         result = await accelerator.run(task, Envelope(task.id, wanted.fields(), tensors))
         rows.append(result.output.tensors["vectors"])

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import accel
 from accel import environment
-from accel.config import KaggleKey
+from accel.config import KaggleKey, load_settings
 from accel.core.attempt import Result
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
@@ -31,6 +32,7 @@ from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
+from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
@@ -132,7 +134,17 @@ async def open_processor(
     ) as accelerator:
         index = await open_index(accelerator, corpus, full=full, home=root, hooks=hooks)
         worker.attach(index)
-        yield HybridGPUProcessor(accelerator, index)
+        yield HybridGPUProcessor(accelerator, index, generator=_generator())
+
+
+def _generator() -> Callable[[str, Answered], Answered] | None:
+    """The person's own OpenAI-compatible server, if the settings name one."""
+    settings = load_settings()
+    if not settings.generator_url:
+        return None
+    from accel.stages.generate import generate
+
+    return partial(generate, url=settings.generator_url, model=settings.generator_model)
 
 
 class Session:

@@ -61,6 +61,7 @@ def query(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything again.")] = False,
 ) -> None:  # fmt: skip
     """Answer a question with citations, and say where each stage ran, why, how long and at what cost."""
+    from accel import contract
     from accel.cli import terminal
     from accel.hybrid_gpu_processor import check_question
     from accel.session import Hooks, open_query_session
@@ -79,7 +80,7 @@ def query(
         ) as session:
             answer = session.query(question, within_s=within)
     if json:
-        terminal.print_json(terminal.answer_json(answer))
+        terminal.print_json(contract.answer_json(answer))
     else:
         terminal.show_answer(answer)
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accel import __version__, config, environment
+from accel import __version__, config, contract, environment
 from accel.cli import terminal
 from accel.cli.pushing import open_pushing
 from accel.core.errors import AccelError, ModelError, UsageError
@@ -40,7 +40,7 @@ def show_offers(
         route = rank(task, answers, State(), 0.0)
         realm = session.accelerator.realm
     if as_json:
-        terminal.print_json({"realm": realm.value, **terminal.route_json(route)})
+        terminal.print_json({"realm": realm.value, **contract.route_json(route)})
         return
     terminal.show_route(route, f"{items:,} × {stage}, {lane} lane · realm {realm}")
     for answer in answers:
@@ -168,7 +168,7 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
             {
                 "realm": realm.value,
                 "decisions": [
-                    {"id": d.id, "parent": d.parent, **terminal.route_json(d.route)}
+                    {"id": d.id, "parent": d.parent, **contract.route_json(d.route)}
                     | ({"replayed_same": ok} if replay else {})
                     for d, ok in zip(found, again, strict=True)
                 ],

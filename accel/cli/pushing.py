@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accel import environment
+from accel import contract, environment
 from accel.cli import terminal
 from accel.config import KaggleKey, kaggle_key
 from accel.core.errors import AccelError, UsageError
@@ -125,7 +125,7 @@ def summary(session: Session, finished: Finished, rows: list[Row]) -> dict[str, 
         "step": finished.job.step.value,
         "attempts": [
             {"provider": a.provider, "outcome": a.outcome.value, "error": a.error, "detail": a.detail,
-             "timing": terminal.timing_json(a.timing), "cost_nano_usd": a.cost.amount,
+             "timing": contract.timing_json(a.timing), "cost_nano_usd": a.cost.amount,
              "cost_basis": a.cost.basis.value}
             for a in finished.attempts
         ],

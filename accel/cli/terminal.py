@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from accel.core.attempt import Route, Timing
+from accel.contract import SCHEMA
+from accel.core.attempt import Route
 from accel.core.money import dollars
 from accel.hybrid_gpu_processor import Answer
 
@@ -41,7 +42,7 @@ def _columns() -> int:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout. ``schema`` 1 keeps every field it has; fields may be added."""
-    sys.stdout.write(json.dumps({"schema": 1, **value}, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps({"schema": SCHEMA, **value}, indent=2, default=str) + "\n")
 
 
 def say(line: str) -> None:
@@ -79,17 +80,17 @@ def show_answer(answer: Answer) -> None:
     out = console()
     out.print(Text(answer.question, style="bold"))
     out.print(Text(answer.text))
+    for remark in (f"Written by {answer.written_by}." if answer.written_by else "", answer.note):
+        if remark:
+            out.print(Text(remark, style="yellow"))
     for citation in answer.citations:
         out.print(Text(f"  [{citation.number}] {citation.name}", style="cyan"), end="")
         out.print(Text(f"  {citation.source}", style="dim"))
     out.print(stage_table(answer))
-    out.print(
-        Text(
-            f"{answer.complexity} ({answer.judged}) · {ms(answer.seconds)} in all · "
-            f"{answer.cost} · {answer.realm} · id {answer.id}",
-            style="dim",
-        )
-    )
+    # what came whole from the cache was not routed: there is nothing to explain
+    ident = f" · id {answer.id}" if any(s.decision_id for s in answer.stages) else ""
+    told = f"{answer.complexity} ({answer.judged}) · {ms(answer.seconds)} in all · {answer.cost}"
+    out.print(Text(f"{told} · {answer.realm}{ident}", style="dim"))
 
 
 def stage_table(answer: Answer) -> Table:
@@ -142,51 +143,6 @@ def ms(seconds: float) -> str:
     if seconds < 0.0995:
         return f"{seconds * 1e3:.1f} ms" if seconds else "0"
     return f"{seconds * 1e3:.0f} ms" if seconds < 9.95 else f"{seconds:.1f} s"
-
-
-def timing_json(timing: Timing) -> dict[str, float]:
-    """The four parts, seconds."""
-    return {
-        "wait_s": timing.wait_s, "cold_s": timing.cold_s, "transfer_s": timing.transfer_s,
-        "compute_s": timing.compute_s,
-    }  # fmt: skip
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """The stable contract of ``accel query --json``."""
-    return {
-        "id": answer.id, "question": answer.question, "complexity": answer.complexity.value,
-        "judged": answer.judged, "answer": answer.text, "found": answer.found,
-        "citations": [
-            {"number": c.number, "name": c.name, "source": c.source, "text": c.text}
-            for c in answer.citations
-        ],
-        "stages": [
-            {"stage": s.stage.value, "where": s.where, "why": s.why, "timing": timing_json(s.timing),
-             "cost_nano_usd": s.cost.amount, "cost_basis": s.cost.basis.value, "hits": s.hits,
-             "items": s.items, "overhead_s": s.overhead_s, "decision_id": s.decision_id}
-            for s in answer.stages
-        ],
-        "realm": answer.realm, "seconds": answer.seconds,
-    }  # fmt: skip
-
-
-def route_json(route: Route) -> dict[str, Any]:
-    """The stable contract of a route in ``explain`` and ``offers``."""
-    return {
-        "task_id": route.task_id, "policy": route.policy, "draw": route.draw,
-        "ranked": [
-            {"provider": s.offer.provider, "offer_id": s.offer.id, "realm": s.offer.realm.value,
-             "gpu": s.offer.gpu.name, "gpu_count": s.offer.gpu.count,
-             "rate_nano_usd_per_hour": s.offer.rate.nano_per_hour,
-             "rate_as_of": s.offer.rate.as_of.isoformat(), "rate_source": s.offer.rate.source,
-             "quota_left_s": s.offer.quota_left_s, "as_of": s.offer.as_of.isoformat(),
-             "expected": timing_json(s.estimate.timing), "basis": s.estimate.basis,
-             "cost_nano_usd": s.estimate.cost.amount, "score_usd": s.score, "why": s.why}
-            for s in route.ranked
-        ],
-        "refused": [{"provider": r.provider, "reason": r.reason} for r in route.refused],
-    }  # fmt: skip
 
 
 def checks_table(rows: Sequence[tuple[str, bool | None, str]]) -> Table:

@@ -137,6 +137,7 @@ class Need:
 
     vram_bytes: 0 means no GPU is needed. capability: CUDA compute capability as 10 × major + minor
     (75 is a T4); 0 means any. index: content hash of an index that must be resident, or "".
+    model: revision of the model that will be used, or ""; where it is resident there is no cold start.
     private_data: the inputs are not the user's own to publish (Kaggle's terms then ask for consent).
     only: provider names that the user allows; empty means all.
     """
@@ -147,6 +148,7 @@ class Need:
     vram_bytes: int = 0
     capability: int = 0
     index: str = ""
+    model: str = ""
     private_data: bool = False
     only: frozenset[str] = frozenset()
 

@@ -12,14 +12,12 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from accel import environment
+from accel import contract, environment
 from accel.core.errors import AccelError, UsageError
 from accel.dashboard import view
 from accel.dashboard.engine import Engine, Step
 from accel.dashboard.route import device
-from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, check_question
+from accel.hybrid_gpu_processor import HybridGPUProcessor, check_question
 from accel.ledger.decisions import Decision
 
 EXAMPLES = (
@@ -31,7 +29,6 @@ EXAMPLES = (
 AT_ONCE = 4  # questions that are worked on together; more wait in Gradio's queue
 
 log = logging.getLogger(__name__)
-_ANSWER = TypeAdapter(Answer)
 
 
 def build(engine: Engine, examples: Sequence[str] = EXAMPLES) -> None:
@@ -91,8 +88,7 @@ def _endpoint(engine: Engine) -> Any:
         try:
             checked = check_question(_clean(question))
             processor = await engine.opened()
-            found: dict[str, Any] = _ANSWER.dump_python(await processor.query(checked), mode="json")
-            return found
+            return contract.answer_json(await processor.query(checked))
         except AccelError as failure:
             raise gr.Error(str(failure), print_exception=False) from None
 

@@ -70,7 +70,7 @@ class LocalProvider:
         if card.capability:
             numerics |= {Numerics.FP16, Numerics.TF32}
         resident = self.worker.resident()
-        warm = need.lane is Lane.LIVE and bool(resident)
+        warm = need.lane is Lane.LIVE and (not need.model or need.model in resident)
         return Offer(
             id=f"local/{card.name}", provider=self.name, realm=self.realm,
             gpu=card if card.capability else Gpu("cpu", environment.cores()),
