@@ -108,9 +108,9 @@ def test_no_pickle_no_shell_no_eval() -> None:
                     return f"line {node.lineno} imports a pickle"
             if isinstance(node, ast.keyword) and node.arg == "shell":
                 return f"line {node.value.lineno}: shell="
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id in ("eval", "exec"):
-                    return f"line {node.lineno}: {node.func.id}"
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Name) and called.id in ("eval", "exec"):
+                return f"line {called.lineno}: {called.id}"
         return ""
 
     assert offenders(broken) == []
