@@ -178,4 +178,5 @@ def provenance(now: datetime) -> Provenance:
         packages=versions or {"python": sys.version.split()[0]},
         commit=commit(),
         measured_at=now,
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     )

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent
 BUDGET_S = {
-    "(root)": 60, "cache": 10, "core": 10, "corpus": 30, "dashboard": 60, "experiments": 50,
+    "(root)": 60, "cache": 10, "core": 10, "corpus": 30, "dashboard": 60, "experiments": 90,
     "fleet": 80, "index": 20, "ledger": 25, "providers": 50, "routing": 15, "sandbox": 50,
     "simulation": 25, "stages": 60, "testing": 10, "wire": 10, "worker": 25,
 }  # fmt: skip

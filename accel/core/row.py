@@ -18,7 +18,11 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a figure was made: where, with what, when. packages: name → version."""
+    """How a figure was made: where, with what, when.
+
+    packages: name → version. load: the system's one-minute load average then, None where it is not
+    known; above ``cores`` the machine was shared, and the figure is slower than the machine.
+    """
 
     device: str
     cores: int
@@ -28,6 +32,7 @@ class Provenance:
     packages: Mapping[str, str]
     commit: str
     measured_at: datetime
+    load: float | None = None
 
     def __post_init__(self) -> None:
         if not self.device or not self.packages or not self.commit:

@@ -35,9 +35,11 @@ class Group:
         driver = f", driver {env.driver}" if env.driver != "none" else ""
         commits = ", ".join(sorted({r.env.commit for r in self.rows}))
         first, last = (f(r.env.measured_at for r in self.rows) for f in (min, max))
+        loads = [r.env.load for r in self.rows if r.env.load is not None]
+        busy = f", load average {max(loads):.1f} at most" if loads else ""
         until = f" to {last:%Y-%m-%d %H:%M}" if last - first >= _MINUTE else ""
         return (
-            f"realm {self.realm}: {_realm_says(self.realm)}; {env.device}, {env.cores} cores{driver}; "
+            f"realm {self.realm}: {_realm_says(self.realm)}; {env.device}, {env.cores} cores{busy}{driver}; "
             f"{env.os}, python {env.python}, {versions}; commit {commits}; "
             f"measured {first:%Y-%m-%d %H:%M}{until} UTC"
         )
