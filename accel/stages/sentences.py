@@ -19,13 +19,15 @@ _END = re.compile(
 _BULLET = re.compile(r"^\s*(?:[-*•+]|\d+[.)]|--?\w[\w-]*)\s+")
 _CALL = re.compile(r"[\w.]+\(.*\)(\s*->\s*.+)?\s*…?\)?$")
 _DROPPED = re.compile(
-    r"^\s*(?:>>>|\.\.\.|\.\. |:\w+|@|In \[\d|#|\||\+[-=]|[=\-~^*_]{3,}\s*$|```)"  # code, rst, tables
-)
+    r"^\s*(?:>>>|\.\.\.|\.\. |:\w+|@|In \[\d|#|\||\+[-=]|[=\-~^*_]{3,}\s*$|import \w|from [\w.]+ import\b)"
+)  # code, reStructuredText's directives, tables, underlines
+_FENCE = re.compile(r"^\s*(?:```|~~~)")
 _DEFINITION = re.compile(r"^\s*\*{0,2}\w[\w, *.]*\s:\s")  # numpydoc: "name : type"
 _SECTION = re.compile(
-    r"^(?:Parameters|Args|Arguments|Returns?|Yields?|Raises|See Also|Notes?|Examples?|References|Attributes"
-    r"|Keyword Arguments|Other Parameters|Methods|Warnings?):?\s*$"
+    r"^\s*(Parameters|Params|Args|Arguments|Returns?|Yields?|Raises|See Also|Notes?|Examples?|References"
+    r"|Attributes|Keyword Arguments|Other Parameters|Methods|Warnings?|Usage|Guides|Demos)\s*:?\s*$"
 )
+_READ_SECTIONS = ("Note", "Return", "Yield", "Warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,36 @@ def split(text: str) -> Sentences:
 
 
 def _blocks(lines: list[str]) -> list[str]:
-    """Paragraphs and list entries, joined to one line each; doctests go up to the next blank line."""
+    """Paragraphs and list entries, joined to one line each.
+
+    Left out: fenced code, doctests up to the next blank line, and the sections that list parameters,
+    examples and the like: what is indented below "Args:", or follows an underlined "Parameters".
+    """
     blocks: list[list[str]] = [[]]
-    in_code = False
-    for line in lines:
-        if not line.strip():
+    fenced = in_code = False
+    skipped_below: int | None = None  # indent of the heading whose section is left out; -1: underlined
+    for number, line in enumerate(lines):
+        bare, indent = line.strip(), len(line) - len(line.lstrip())
+        if _FENCE.match(line):
+            fenced = not fenced
+            continue
+        heading = _SECTION.match(line)
+        if heading:
+            underlined = number + 1 < len(lines) and set(lines[number + 1].strip()) in ({"-"}, {"="})
+            skipped_below = None
+            if not heading.group(1).startswith(_READ_SECTIONS):
+                skipped_below = -1 if underlined else indent
             blocks.append([])
             in_code = False
-        elif in_code or _DROPPED.match(line):
-            in_code = in_code or line.lstrip().startswith((">>>", "In ["))
-        elif _SECTION.match(line.strip()) or _DEFINITION.match(line):
+            continue
+        if skipped_below is not None and skipped_below >= 0 and bare and indent <= skipped_below:
+            skipped_below = None
+        if not bare:
+            blocks.append([])
+            in_code = False
+        elif fenced or in_code or skipped_below is not None or _DROPPED.match(line):
+            in_code = in_code or bare.startswith((">>>", "In ["))
+        elif _DEFINITION.match(line):
             blocks.append([])
         elif _BULLET.match(line):
             blocks.append([_BULLET.sub("", line)])
@@ -82,4 +104,4 @@ def _cut(block: str) -> list[str]:
 def _is_prose(sentence: str) -> bool:
     """Mostly words: code, formulas and grammar rules have more signs."""
     letters = sum(c.isalpha() or c.isspace() for c in sentence)
-    return letters >= 0.75 * len(sentence) and "::=" not in sentence
+    return letters >= 0.75 * len(sentence) and "::=" not in sentence and " = " not in sentence
