@@ -111,8 +111,7 @@ def _read(file: Path, root: Path) -> Iterator[Passage]:
     elif kind == ".py":
         yield from _python(file, shown, package)
     else:
-        for number, piece in enumerate(windows(_text(file)), 1):
-            yield Passage(shown, piece, shown + (f" (part {number})" if number > 1 else ""), package)
+        yield from _pieces(shown, _text(file), shown, package)
 
 
 def _json(file: Path, shown: str, package: str) -> Iterator[Passage]:
@@ -132,8 +131,7 @@ def _entry(line: dict[str, Any], source: str, where: str, package: str) -> Itera
     if not isinstance(text, str) or not isinstance(title, str):
         raise CorpusError(f"{where}: has no text (needs 'text', may have '_id' and 'title').")
     name = title or str(line.get("_id", ""))
-    for number, piece in enumerate(windows(text), 1):
-        yield Passage(name, piece, source + (f" (part {number})" if number > 1 else ""), package)
+    yield from _pieces(name, text, source, package)
 
 
 def _python(file: Path, shown: str, package: str) -> Iterator[Passage]:
@@ -149,9 +147,12 @@ def _python(file: Path, shown: str, package: str) -> Iterator[Passage]:
             for d in source.definitions
         ]
     for name, page, line in pages or [(shown, text, 1)]:
-        for number, piece in enumerate(windows(page), 1):
-            part = f" (part {number})" if number > 1 else ""
-            yield Passage(name, piece, f"{shown}:{line}{part}", package)
+        yield from _pieces(name, page, f"{shown}:{line}", package)
+
+
+def _pieces(name: str, text: str, source: str, package: str) -> Iterator[Passage]:
+    for number, piece in enumerate(windows(text), 1):
+        yield Passage(name, piece, source + (f" (part {number})" if number > 1 else ""), package)
 
 
 def _check_size(file: Path, limit: int) -> None:

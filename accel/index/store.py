@@ -31,7 +31,7 @@ SCHEMA = "accel-index-1"
 META = "meta.json"
 _ROLES = {"passages": ".jsonl", "vectors": ".safetensors", "words": ".safetensors"}
 _DATA_FILE = re.compile(r"(passages|vectors|words)-[0-9a-f]{16}\.(jsonl|safetensors)")
-_AGAIN = "Build it again (accel index)."
+_AGAIN = "Delete the folder and build the index again."
 
 
 class HybridIndex:

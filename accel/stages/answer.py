@@ -1,6 +1,6 @@
 """Extractive answers. Guarantee: every sentence stands in the passage it cites; none is invented.
 
-The best sentence of each of the first passages, by cosine with the question, behind the passage's name.
+The best sentence of each of the first pages, by cosine with the question, behind the page's name.
 When the passages do not speak of what is asked, the answer says so. Whether they do is judged by the sum
 of two things: late interaction (for every token of the question the closest token of a passage, averaged;
 the best passage counts), and how much of the question's rarer words occur in the passages at all. The
@@ -115,7 +115,7 @@ def compose(
     similarity = encoded.vectors[1 + len(passages) :] @ encoded.vectors[0]
     owners = [n for n, _ in candidates]
     similarity += [OPENING_BONUS if i == owners.index(n) else 0.0 for i, n in enumerate(owners)]
-    chosen = _choose(owners, similarity)
+    chosen = _choose(owners, [passages[n].name or str(n) for n in owners], similarity)
     if not chosen:  # passages of code only: the first one is cited by its name and its beginning
         return _cited(passages[:1], [" ".join(passages[0].text.split())[:200]], hits, confidence)
     return _cited(
@@ -127,11 +127,11 @@ def compose(
     )
 
 
-def _choose(owners: Sequence[int], similarity: np.ndarray) -> list[int]:
-    """The best sentence of each passage, those near the best of all, in the order of the passages."""
-    best: dict[int, int] = {}
+def _choose(owners: Sequence[int], pages: Sequence[str], similarity: np.ndarray) -> list[int]:
+    """The best sentence of each page, those near the best of all, in the order of the passages."""
+    best: dict[str, int] = {}
     for i in np.argsort(-similarity, kind="stable"):
-        best.setdefault(owners[int(i)], int(i))
+        best.setdefault(pages[int(i)], int(i))  # two windows of one page would say the same twice
     ranked = sorted(best.values(), key=lambda i: (-similarity[i], i))
     near = [i for i in ranked if similarity[i] >= similarity[ranked[0]] - MARGIN]
     return sorted(near[:MAX_SENTENCES], key=lambda i: owners[i])

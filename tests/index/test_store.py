@@ -102,7 +102,7 @@ def test_a_changed_byte_is_noticed_in_every_file(folder: Path, which: int) -> No
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(IndexError_, match=r"damaged.*Build it again"):
+    with pytest.raises(IndexError_, match=r"damaged.*build the index again"):
         HybridIndex.open(folder)
 
 

@@ -74,6 +74,16 @@ def test_a_passage_of_code_only_is_cited_by_its_beginning(
     assert answered.text == "parse_date: >>> parse_date('2020') 2020 [1]"
 
 
+def test_two_windows_of_one_page_are_cited_once(
+    encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    texts = ["Parses a date in ISO format.", "Parses a date in ISO 8601 format too."]
+    windows = [Passage("parse_date", t, f"s (part {i})", "p") for i, t in enumerate(texts, 1)]
+    vectors = encoder.embed([p.content for p in windows])
+    index = HybridIndex.build(tmp_path_factory.mktemp("two") / "i", windows, vectors, encoder.spec)
+    assert len(ask("How do I parse an ISO date?", index, encoder).citations) == 1
+
+
 def test_bad_questions_and_hits_are_refused(index: HybridIndex, encoder: Encoder) -> None:
     hits = search(index, ["a", "b"], encoder.embed(["a", "b"]))
     with pytest.raises(QueryError, match="one question, not of 2"):
