@@ -49,7 +49,7 @@ class LexicalIndex:
     @classmethod
     def build(cls, texts: Sequence[str]) -> LexicalIndex:
         """Index ``texts``. Raises CorpusError when there is none."""
-        import bm25s  # type: ignore[import-untyped]
+        import bm25s
 
         if not texts:
             raise CorpusError("nothing to index: the corpus is empty.")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from accel.core.errors import ModelError
+
 _WORD = re.compile(r"\w+")
 _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\dA-Za-z_]+")
 
@@ -28,12 +30,14 @@ STOP = frozenset(_STOP_WORDS.split())
 class Tokeniser:
     """Callable from text to terms. Holds a stemmer, which is not thread-safe: one per thread or caller.
 
-    Raises ModuleNotFoundError with PyStemmer's name when it is not installed.
+    Raises ModelError when PyStemmer is not installed: other stems would be another index.
     """
 
     def __init__(self) -> None:
-        import Stemmer  # type: ignore[import-not-found]
-
+        try:
+            import Stemmer
+        except ImportError:
+            raise ModelError("PyStemmer is missing.", hint="Install it with: pip install pystemmer") from None
         self._stemmer = Stemmer.Stemmer("english")
         self._stems: dict[str, str] = {}
 

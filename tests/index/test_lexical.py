@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import bm25s
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.core.errors import CorpusError, IndexError_
+from accel.core.errors import CorpusError, IndexError_, ModelError
 from accel.index.lexical import K1, B, LexicalIndex
 from accel.index.words import Tokeniser
 
@@ -89,6 +90,29 @@ def test_what_was_stored_scores_the_same(documents: list[str]) -> None:
     assert len(again) == len(documents)
     for word in WORDS:
         assert np.array_equal(again.scores(word), index.scores(word))
+
+
+def test_coverage_weighs_rare_words_most() -> None:
+    index = LexicalIndex.build(["parse a date", "parse a tree", "parse the ISO format"])
+    rare, common = index.coverage("parse ISO", ["ISO"]), index.coverage("parse ISO", ["parse"])
+    assert rare + common == pytest.approx(1.0)
+    assert rare > common > 0
+    assert index.coverage("parse kubernetes", ["parse everything"]) < 0.2
+    assert index.coverage("parse parse", ["parsing"]) == 1.0
+    assert index.coverage("how do I", ["parse"]) == index.coverage("parse", []) == 0.0
+
+
+def test_without_the_stemmer_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "Stemmer", None)
+    with pytest.raises(ModelError, match="pip install pystemmer"):
+        LexicalIndex.build(["text"])
+
+
+def test_search_needs_no_bm25s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The far end has none: what was built here is searched there."""
+    tensors = LexicalIndex.build(["parse date", "copy tree"]).tensors()
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    assert list(LexicalIndex.from_tensors(tensors).top_k("tree", 2)[0]) == [1]
 
 
 def test_an_empty_corpus_is_refused_and_one_without_words_is_not() -> None:
