@@ -62,7 +62,8 @@ def test_the_embedding_benchmark_embeds_every_text_and_times_each_batch(
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"kind": "paint"}, "no job kind 'paint'"),
-     ({"spec": {"stage": "embed", "model": "no/such"}}, "no/such"), ({"batch_sizes": None}, "TypeError"), ({"kind": None}, "no job kind")],
+     ({"spec": {"stage": "embed", "model": "no/such"}}, "no/such"), ({"batch_sizes": None}, "TypeError"),
+     ({"kind": None}, "no job kind")],
 )  # fmt: skip
 def test_whatever_goes_wrong_is_written_down_in_one_line(
     tmp_path: Path, change: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
