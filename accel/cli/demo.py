@@ -41,12 +41,12 @@ def run_demo(*, full: bool = False) -> None:
     for command, why in (
         ('accel query "how do I parse an ISO date"', "ask your own"),
         ("accel query --corpus FOLDER …", "over your own documents"),
-        ("accel explain", "why the last question went where it went"),
-        ("accel push --to kaggle", "the same job on a real, free T4 (needs a key)"),
-        ("accel doctor", "what is set up, and how to set up the rest"),
+        ("accel explain", "why it went where it went"),
+        ("accel push --to kaggle", "on a real, free T4 (needs a key)"),
+        ("accel doctor", "what is set up, and what is not"),
         ("make app", "the question page in a browser"),
     ):
-        out.print(f"  {command:<42} {why}")
+        out.print(f"  {command:<43} {why}")
 
 
 def _heading(text: str, out: object = None) -> None:

@@ -84,8 +84,8 @@ def show_answer(answer: Answer) -> None:
         if remark:
             out.print(Text(remark, style="yellow"))
     for citation in answer.citations:
-        out.print(Text(f"  [{citation.number}] {citation.name}", style="cyan"), end="")
-        out.print(Text(f"  {citation.source}", style="dim"))
+        source = Text(f"  [{citation.number}] {citation.name}", style="cyan")
+        out.print(source.append(f"  {citation.source}", style="dim"))
     out.print(stage_table(answer))
     # what came whole from the cache was not routed: there is nothing to explain
     ident = f" · id {answer.id}" if any(s.decision_id for s in answer.stages) else ""
