@@ -72,8 +72,8 @@ def _ask(full: bool) -> list[Answer]:
             for number, question in enumerate(questions, 1):
                 answer = session.query(question)
                 answers.append(answer)
-                out.print(Text(f"\n({number}) ", style="dim"), end="")
-                terminal.show_answer(answer)
+                out.print()
+                terminal.show_answer(answer, f"({number}) ")
     return answers
 
 

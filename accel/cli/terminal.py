@@ -75,10 +75,10 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
-def show_answer(answer: Answer) -> None:
+def show_answer(answer: Answer, number: str = "") -> None:
     """The answer, its sources, and per stage where, why, what it took and what it cost."""
     out = console()
-    out.print(Text(answer.question, style="bold"))
+    out.print(Text(number, style="dim").append(answer.question, style="bold"))
     out.print(Text(answer.text))
     for remark in (f"Written by {answer.written_by}." if answer.written_by else "", answer.note):
         if remark:
