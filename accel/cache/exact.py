@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from accel.wire import Envelope, EnvelopeError
+from accel.wire.wal import open_wal
 
 log = logging.getLogger(__name__)
 # The file is fine, or may be: in use, not ours to open, on a full or failing disk. Never set aside.
@@ -25,6 +26,7 @@ _PASSING = frozenset({
 })  # fmt: skip
 _MANY = 500  # below SQLite's limit of variables in one statement
 DEFAULT_BYTES = 2 << 30
+WAIT_S = 2.0  # for another process; a cache that lets a request wait longer is none
 
 
 class ExactCache:
@@ -60,10 +62,8 @@ class ExactCache:
             log.warning("the cache %s cannot be used (%s): nothing is cached", self.path, worse)
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
+        db = open_wal(self.path, WAIT_S)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, value BLOB NOT NULL, "
                 "used REAL NOT NULL) STRICT, WITHOUT ROWID"

@@ -20,8 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from accel.core.errors import LedgerError
 from accel.core.offer import Realm
+from accel.wire.wal import open_wal
 
 SCHEMA_VERSION = "1"
+WAIT_S = 10.0  # for another process that is writing
 T = TypeVar("T")
 
 
@@ -51,15 +53,10 @@ class Database:
         hint = "Check the disk, or set ACCEL_HOME to another folder."
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path, timeout=10.0, isolation_level=None, check_same_thread=False
-            )
+            self._db = open_wal(path, WAIT_S)
         except (sqlite3.Error, OSError) as bad:
             raise LedgerError(f"the ledger {path} cannot be opened ({bad}).", hint=hint) from bad
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # NORMAL may lose the last commits on a power cut, never on a crash of ours
-            self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
         except sqlite3.Error as bad:
