@@ -39,7 +39,8 @@ class Scripted(SimulatedProvider):
 
     def __init__(self, name: str, runtime: Runtime, spoil: Change | None = None) -> None:
         super().__init__(Nature(name, CPU, "0", per_text_s=0.01, spread=0.0), runtime, 0)
-        self.spoil, self.error = spoil, None
+        self.spoil = spoil
+        self.error: Exception | None = None
         self.asked: list[list[str]] = []
 
     async def call(self, lease: Lease, request: Envelope) -> Envelope:
@@ -165,6 +166,26 @@ def test_the_other_stages_answers_are_checked_too(stage: Stage) -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("score", [0.5, -np.inf, np.nan, np.inf])
+def test_hits_may_be_padded_with_minus_infinity_and_hold_nothing_else_odd(score: float) -> None:
+    def hits(answer: Envelope) -> Envelope:
+        floats = {n: np.full((1, 3), score, np.float32) for n in ("scores", "dense", "lexical")}
+        return replace(answer, tensors={"ids": np.zeros((1, 3), np.int64), **floats})
+
+    async def scene(world: World) -> None:
+        spec = Spec(Stage.SEARCH, dimension=4)
+        task = Task("t", Lane.LIVE, spec, Size(1), Need(Stage.SEARCH, Lane.LIVE))
+        request = Envelope("t", spec.fields(), pack_texts(["q"]), {"k": 3})
+        world.local.error = NoCapacity("full", provider="local")
+        if score in (0.5, -np.inf):
+            assert (await world.engine.run(task, request)).where == "cloud"
+        else:
+            with pytest.raises(EveryAttemptFailed, match="NaN or infinity"):
+                await world.engine.run(task, request)
+
+    play(scene, spoil=hits)
+
+
 def test_every_try_and_decision_is_on_record_and_replays() -> None:
     async def scene(world: World) -> None:
         world.cloud.error = NoCapacity("full", provider="cloud")
@@ -194,7 +215,7 @@ def test_the_same_task_may_be_run_twice() -> None:
 
 def test_a_mistake_of_the_caller_passes_through_once() -> None:
     async def scene(world: World) -> None:
-        world.cloud.error = QueryError("no such thing")  # type: ignore[assignment]
+        world.cloud.error = QueryError("no such thing")
         with pytest.raises(QueryError):
             await world.engine.run(*embed(["a"]))
         assert world.local.asked == []

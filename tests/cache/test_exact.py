@@ -155,25 +155,6 @@ for n in range(60):
 """
 
 
-def test_processes_that_make_one_file_together_all_use_it(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from accel.wire.wal import open_wal
-from pathlib import Path
-sys.stdin.readline()
-for n in range(20):
-    open_wal(Path({str(tmp_path)!r}) / str(n), 10.0).execute("CREATE TABLE IF NOT EXISTS t (x)")
-"""
-    running = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(3)]
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    for process in running:
-        process.communicate(timeout=60)
-    assert [p.returncode for p in running] == [0, 0, 0]
-
-
 def test_two_processes_share_one_file(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "c"), who]) for who in "ab"]
     assert [p.wait(60) for p in running] == [0, 0]

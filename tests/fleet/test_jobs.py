@@ -298,6 +298,30 @@ def test_a_job_that_outlives_its_lifetime_is_given_up(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_a_process_that_dies_while_it_writes_down_a_failure_wrote_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor finds the provider well again, and the books show one attempt, which went well."""
+
+    async def scene(world: World) -> None:
+        cloud = world.providers[0]
+        for call in ("poll", "release"):
+            cloud.fail(call, Unreachable("gone", provider="cloud"), times=0)
+
+        def dies(*_: object) -> bool:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(world.ledger, "settle", dies)
+            await world.run()
+        assert world.ledger.attempts("job") == ()
+        cloud.mend()
+        assert outcomes(await world.run()) == [("cloud", "ok")]
+        world.settled()
+
+    play(tmp_path, scene)
+
+
 def test_when_every_offer_fails_there_is_one_error_with_each_attempt(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         world.providers[0].fail("create", NoCapacity("full", provider="cloud"))

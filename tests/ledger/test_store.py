@@ -242,6 +242,22 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
     assert ledger.account("money").held == 80
 
 
+def test_a_transaction_has_the_file_to_itself_from_its_first_moment(ledger: Ledger) -> None:
+    """What it reads cannot be changed by another process before it writes."""
+    other, done = Ledger(ledger.path, Realm.SANDBOX), threading.Event()
+
+    def write() -> None:
+        other.open_account("money", "nano_usd")
+        done.set()
+
+    thread = threading.Thread(target=write)
+    with ledger.transaction():
+        thread.start()
+        assert not done.wait(0.3)
+    thread.join(20)
+    assert done.is_set()
+
+
 def test_the_limit_is_the_tables_own(ledger: Ledger) -> None:
     """No code path of ours can get around it, nor can somebody with the sqlite3 tool."""
     ledger.open_account("money", "nano_usd", left=10)

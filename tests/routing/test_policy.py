@@ -146,6 +146,14 @@ def test_free_comes_before_paid_where_both_meet_the_deadline(
     assert in_time == sorted(in_time, reverse=True)
 
 
+def test_a_slow_free_offer_comes_before_a_fast_cheap_one_that_scores_better() -> None:
+    slow, fast = offer("kaggle", wait_s=3600.0), offer("modal", nano=1)
+    route = rank(task(), [fast, slow], State(value_of_hour=100.0), 0.5)
+    assert [s.offer.provider for s in route.ranked] == ["kaggle", "modal"]
+    assert route.ranked[0].score > route.ranked[1].score
+    assert "kaggle is free" in route.ranked[1].why
+
+
 def test_the_persons_own_order_comes_before_free_and_cheap() -> None:
     offers = [offer("local"), offer("kaggle"), offer("modal", nano=10**9)]
     route = rank(task(), offers, State(order=("modal",)), 0.5)
