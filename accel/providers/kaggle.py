@@ -185,7 +185,8 @@ class KaggleProvider:
         lease = self._lease(intent, f"{user}/{intent.name}")
         progress = await self.poll(lease)
         if progress.state is JobState.QUEUED and progress.message:
-            raise Unreachable(progress.message, provider=self.name)
+            wait_s = self._too_new_s(lease)
+            raise Unreachable(progress.message, provider=self.name, retry_after_s=wait_s or None)
         return None if progress.state is JobState.ABSENT else lease
 
     async def start(self, lease: Lease) -> None:
@@ -202,9 +203,7 @@ class KaggleProvider:
             if missing.denied and await self._off(self._calls.is_listed, lease.remote_id):
                 raise Unreachable("Kaggle lists this kernel but denies its status.",
                                   provider=self.name) from missing  # fmt: skip
-        age_s = (self._runtime.now() - lease.created_at).total_seconds()
-        if age_s < self._settle_s:
-            wait_s = math.ceil(self._settle_s - age_s)
+        if wait_s := self._too_new_s(lease):
             return Progress(JobState.QUEUED, "Kaggle does not show this kernel; it may be too new: "
                                              f"ask again in {wait_s} s")  # fmt: skip
         return Progress(JobState.ABSENT)
@@ -229,6 +228,11 @@ class KaggleProvider:
                 return await self._runtime.offload(fn, *args)
         except TimeoutError:
             raise Unreachable(f"no answer within {limit:.0f} s.", provider=self.name) from None
+
+    def _too_new_s(self, lease: Lease) -> int:
+        """Seconds until Kaggle's silence about a kernel means that there is none; 0 when it does."""
+        age_s = (self._runtime.now() - lease.created_at).total_seconds()
+        return max(0, math.ceil(self._settle_s - age_s))
 
     def _unfit(self, need: Need) -> str:
         """Why ``need`` cannot be met whatever Kaggle has free now; "" if nothing speaks against it."""

@@ -26,6 +26,8 @@ JOB_SCHEMA = 1
 # A push above about 1 MiB of source fails with an opaque 400 (seen live by omnirun, its
 # backends/kaggle.py); larger inputs travel as a dataset.
 MAX_SCRIPT_BYTES = 1_000_000
+# What no far end runs: the doors, and what plays the provider here.
+NOT_SHIPPED = frozenset({"cli", "dashboard", "sandbox", "simulation", "testing"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: equal files give an equal wheel
 
 
@@ -77,13 +79,17 @@ class Bundle:
 
 
 def pack_wheel() -> bytes:
-    """A pure-Python wheel of this package as it is installed here, byte for byte reproducible."""
+    """A pure-Python wheel of this package as it is installed here, byte for byte reproducible.
+
+    Without ``NOT_SHIPPED``: every push carries the wheel, and a script may not be larger than 1 MB.
+    """
     root = Path(accel.__file__).parent
     info = f"accel-{accel.__version__}.dist-info"
     files = {
         f"accel/{p.relative_to(root).as_posix()}": p.read_bytes()
         for p in sorted(root.rglob("*"))
         if p.is_file() and "__pycache__" not in p.parts
+        and p.relative_to(root).parts[0] not in NOT_SHIPPED
     }
     files[f"{info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: accel\nVersion: {accel.__version__}\n".encode()

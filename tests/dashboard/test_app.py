@@ -33,8 +33,9 @@ PASSAGES = {
     "shell.md": "subprocess.run runs a shell command, and with capture_output it keeps the output.",
     "trees.md": "shutil.copytree copies a whole directory tree to another place.",
     # what a page must show as it is
-    "evil.md": "A template engine renders <script>window.broken = 1</script> and "
-    "<img src=x onerror='window.broken = 2'> and ${window.broken = 3} and {{7 * 7}} as text.",
+    "evil.md": "A template engine renders what it is given as plain text. Not so "
+    "<script>window.broken = 1</script>, <img src=x onerror='window.broken = 2'>, "
+    "${window.broken = 3} and {{7 * 7}}.",
 }
 
 
