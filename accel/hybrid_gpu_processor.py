@@ -120,7 +120,7 @@ class HybridGPUProcessor:
             self._rerank, pack_texts([question]) | hits.tensors(), {"depth": DEPTH[level]},
             items=len(hits.row(0)),
         )  # fmt: skip
-        await run.stage(self._answer, pack_texts([question]) | order, {}, items=1)
+        await run.stage(self._answer, pack_texts(parts) | order, {}, items=1)
         answered = Answered.from_fields(run.last.output.meta["answer"])
         if self._generator is not None:
             answered = await self.accelerator.runtime.offload(self._generator, question, answered)

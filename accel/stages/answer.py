@@ -86,12 +86,15 @@ def default_answer_spec() -> Spec:
 
 
 def compose(
-    question: str, hits: Hits, index: HybridIndex, encoder: Encoder, *, threshold: float = THRESHOLD
-) -> Answered:
+    question: str, hits: Hits, index: HybridIndex, encoder: Encoder, *, threshold: float = THRESHOLD,
+    parts: Sequence[str] = (),
+) -> Answered:  # fmt: skip
     """Answer ``question`` from the first row of ``hits``; the sentences keep the order of the hits.
 
-    Raises QueryError for an empty question and for more than one row of hits, IndexError_ for hits of
-    another index.
+    parts: the questions that ``question`` is made of, if it is several. Evidence for one of them is
+    evidence, and a sentence is as relevant as it is to the part that it fits best: no passage speaks of
+    all of a compound question. Raises QueryError for an empty question and for more than one row of hits,
+    IndexError_ for hits of another index.
     """
     if not question.strip():
         raise QueryError("the question is empty.")
@@ -100,19 +103,26 @@ def compose(
     ids = hits.row(0)[:PASSAGES]
     passages = index.passages(ids)
     candidates = [(n, s) for n, p in enumerate(passages) for s in split(p.text).sentences]
-    # one pass: the question, the passages for the evidence, the sentences for the choice
+    asked, texts = [question, *parts], [p.content for p in passages]
+    # one pass: the questions, the passages for the evidence, the sentences for the choice
     encoded = encoder.encode(
-        [question, *(p.content for p in passages), *(f"{passages[n].name}: {s}" for n, s in candidates)],
+        [*asked, *texts, *(f"{passages[n].name}: {s}" for n, s in candidates)],
         tokens=True,
     )
     tokens = encoded.tokens or []
-    asked = tokens[0].astype(np.float32)
-    closeness = float(maxsim(asked, tokens[1 : 1 + len(passages)]).max(initial=0.0))
-    coverage = index.lexical.coverage(question, [p.content for p in passages])
-    confidence = closeness + COVERAGE_WEIGHT * coverage
+    first = len(asked)
+    closeness = [
+        float(maxsim(tokens[i].astype(np.float32), tokens[first : first + len(passages)]).max(initial=0.0))
+        for i in range(first)
+    ]
+    confidence = max(
+        near + COVERAGE_WEIGHT * index.lexical.coverage(part, texts)
+        for part, near in zip(asked, closeness, strict=True)
+    )
     if confidence < threshold:
         return Answered(NOTHING, False, (), confidence)
-    similarity = encoded.vectors[1 + len(passages) :] @ encoded.vectors[0]
+    sentences = encoded.vectors[first + len(passages) :]
+    similarity = (sentences @ encoded.vectors[:first].T).max(axis=1, initial=-1.0)
     owners = [n for n, _ in candidates]
     similarity += [OPENING_BONUS if i == owners.index(n) else 0.0 for i, n in enumerate(owners)]
     chosen = _choose(owners, [passages[n].name or str(n) for n in owners], similarity)

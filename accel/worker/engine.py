@@ -86,10 +86,11 @@ class Worker:
         return hits.tensors(), {}, cold_s
 
     def _answer(self, spec: Spec, request: Envelope) -> tuple[dict[str, np.ndarray], dict[str, Any], float]:
-        """texts (the question), the tensors of one row of Hits; meta index → meta answer."""
+        """texts (the question, then its parts), the tensors of one row of Hits; meta index → meta answer."""
         encoder, cold_s = self._encoder(replace(spec, stage=Stage.EMBED))
         hits, index = Hits.from_tensors(request.tensors), self._index(request)
-        answered: Answered = compose(unpack_texts(request.tensors)[0], hits, index, encoder)
+        question, *parts = unpack_texts(request.tensors)
+        answered: Answered = compose(question, hits, index, encoder, parts=parts)
         return pack_texts([]), {"answer": answered.fields()}, cold_s
 
     def _index(self, request: Envelope) -> HybridIndex:
