@@ -22,13 +22,13 @@ import numpy as np
 from accel.core.attempt import Result, Timing
 from accel.core.errors import IndexError_, QueryError
 from accel.core.money import Basis, Cost, NanoUSD
+from accel.core.passage import Passage
 from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task, content_hash
-from accel.corpus.passage import Passage
 from accel.gpu_accelerator import GPUAccelerator
 from accel.index.store import HybridIndex
-from accel.stages.answer import Answered, Citation, default_answer_spec
+from accel.stages.answer import THRESHOLD, Answered, Citation, default_answer_spec
 from accel.stages.embed import default_spec
-from accel.stages.rerank import default_rerank_spec
+from accel.stages.rerank import MAXSIM_WEIGHT, default_rerank_spec
 from accel.stages.search import Hits, default_search_spec, fuse
 from accel.wire import Envelope, pack_texts
 
@@ -116,11 +116,12 @@ class HybridGPUProcessor:
             self._search, pack_texts(parts) | {"vectors": vectors}, {"k": DEPTH[level]}, items=len(parts)
         )
         hits = fuse_rows(Hits.from_tensors(found))
+        # weight and threshold go into the request so that they go into its cache key
         order = await run.stage(
-            self._rerank, pack_texts([question]) | hits.tensors(), {"depth": DEPTH[level]},
-            items=len(hits.row(0)),
+            self._rerank, pack_texts([question]) | hits.tensors(),
+            {"depth": DEPTH[level], "weight": MAXSIM_WEIGHT}, items=len(hits.row(0)),
         )  # fmt: skip
-        await run.stage(self._answer, pack_texts(parts) | order, {}, items=1)
+        await run.stage(self._answer, pack_texts(parts) | order, {"threshold": THRESHOLD}, items=1)
         answered = Answered.from_fields(run.last.output.meta["answer"])
         if self._generator is not None:
             answered = await self.accelerator.runtime.offload(self._generator, question, answered)

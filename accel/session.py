@@ -25,8 +25,8 @@ from accel.config import KaggleKey, load_settings
 from accel.core.attempt import Result
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
+from accel.core.passage import Passage, Progress
 from accel.core.task import Complexity, Need, Task, content_hash
-from accel.corpus.passage import Passage, Progress
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.core.errors import CorpusError, EveryAttemptFailed, QueryError
+from accel.core.passage import Passage
 from accel.core.task import Complexity, Stage
-from accel.corpus.passage import Passage
 from accel.gpu_accelerator import open_accelerator
 from accel.hybrid_gpu_processor import (
     DEPTH,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.errors import CorpusError
-from accel.corpus.passage import Passage
+from accel.core.passage import Passage
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from accel.core.errors import CorpusError
+from accel.core.passage import Passage, Progress
 from accel.core.task import content_hash
 from accel.corpus.chunks import windows
 from accel.corpus.libraries import STDLIB, Library, installed, nearby, standard_library
-from accel.corpus.passage import Passage, Progress
 from accel.corpus.public import PublicNames, shown
 from accel.corpus.syntax import Definition
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.errors import CorpusError
+from accel.core.passage import Passage, Progress
 from accel.corpus.beir import json_lines
 from accel.corpus.chunks import windows
-from accel.corpus.passage import Passage, Progress
 from accel.corpus.syntax import read_source
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".json")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from accel import environment
 from accel.core.offer import Realm
-from accel.corpus.passage import Progress
+from accel.core.passage import Progress
 from accel.hybrid_gpu_processor import HybridGPUProcessor
 from accel.index.store import META, HybridIndex
 from accel.session import Hooks, index_folder, open_processor

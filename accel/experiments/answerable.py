@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from accel.core.errors import CorpusError
+from accel.core.passage import Progress
 from accel.core.task import Complexity
 from accel.corpus.beir import json_lines
-from accel.corpus.passage import Progress
 from accel.index.store import HybridIndex
 from accel.stages.answer import THRESHOLD, Answered, compose
 from accel.stages.embed import Encoder

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from accel.core.passage import Progress
 from accel.core.task import Spec
 from accel.corpus.beir import Collection, read_beir
-from accel.corpus.passage import Progress
 from accel.index.store import HybridIndex
 from accel.stages.embed import load_encoder
 from accel.stages.rerank import DEPTH, LateInteraction, Reranker, load_reranker, rerank

@@ -21,8 +21,8 @@ from accel import environment
 from accel.core.attempt import Timing
 from accel.core.errors import UsageError
 from accel.core.offer import Realm
+from accel.core.passage import Passage
 from accel.core.row import Provenance, Row, Scalar
-from accel.corpus.passage import Passage
 from accel.experiments.embed_benchmark import SECONDS
 from accel.index.store import HybridIndex
 from accel.index.vectors import F32, Backend, has_faiss, top_k

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.core.errors import CorpusError, IndexError_
+from accel.core.passage import Passage
 from accel.core.task import Spec, content_hash
-from accel.corpus.passage import Passage
 from accel.index.lexical import LexicalIndex
 from accel.index.vectors import F32, as_matrix
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from accel.core.errors import QueryError
+from accel.core.passage import Passage
 from accel.core.task import Spec, Stage
-from accel.corpus.passage import Passage
 from accel.index.store import HybridIndex
 from accel.stages.embed import Encoder, default_spec
 from accel.stages.rerank import maxsim

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.core.errors import ModelError
+from accel.core.passage import Progress
 from accel.core.task import Numerics, Spec
-from accel.corpus.passage import Progress
 from accel.stages.weights import Model, default_spec, load_model
 
 __all__ = ["Encoded", "Encoder", "default_spec", "load_encoder"]

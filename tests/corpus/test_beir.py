@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from accel.core.errors import CorpusError
+from accel.core.passage import Passage
 from accel.corpus.beir import read_beir
-from accel.corpus.passage import Passage
 
 
 @pytest.fixture

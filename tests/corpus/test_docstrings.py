@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from accel.core.passage import Passage
 from accel.corpus import docstrings
 from accel.corpus.docstrings import docstring_passages, library_passages, topic_passages
 from accel.corpus.libraries import Library, installed, is_deprecated, nearby, standard_library
-from accel.corpus.passage import Passage
 
 
 @pytest.fixture(scope="module")

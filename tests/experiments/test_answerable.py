@@ -8,8 +8,8 @@ import bundled
 import pytest
 
 from accel.core.errors import CorpusError
+from accel.core.passage import Passage
 from accel.core.task import Complexity
-from accel.corpus.passage import Passage
 from accel.experiments.answerable import Question, choose_threshold, measure, read_questions
 from accel.index.store import HybridIndex
 from accel.stages.answer import THRESHOLD

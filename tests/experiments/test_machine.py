@@ -11,7 +11,7 @@ import pytest
 from accel import environment
 from accel.core.errors import UsageError
 from accel.core.offer import Realm
-from accel.corpus.passage import Passage
+from accel.core.passage import Passage
 from accel.experiments import machine
 from accel.stages.embed import Encoder, load_encoder
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from accel.core.errors import CorpusError, IndexError_
+from accel.core.passage import Passage
 from accel.core.task import Numerics, Spec, Stage
-from accel.corpus.passage import Passage
 from accel.index import store
 from accel.index.store import HybridIndex
 

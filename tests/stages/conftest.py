@@ -5,7 +5,7 @@ from __future__ import annotations
 import bundled
 import pytest
 
-from accel.corpus.passage import Passage
+from accel.core.passage import Passage
 from accel.index.store import HybridIndex
 from accel.stages.embed import Encoder
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from accel.core.errors import IndexError_, QueryError
-from accel.corpus.passage import Passage
+from accel.core.passage import Passage
 from accel.index.store import HybridIndex
 from accel.stages.answer import NOTHING, THRESHOLD, Answered, compose
 from accel.stages.embed import Encoder

@@ -72,7 +72,7 @@ def _some_hits(k: int) -> tuple[HybridIndex, Encoder, Hits]:
 
     import bundled
 
-    from accel.corpus.passage import Passage
+    from accel.core.passage import Passage
 
     encoder = bundled.encoder()
     texts = ["parse a date", "copy a tree", "cache results", "date and time", "", "ISO 8601"]

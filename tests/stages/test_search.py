@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.core.errors import IndexError_, QueryError
-from accel.corpus.passage import Passage
+from accel.core.passage import Passage
 from accel.index.store import HybridIndex
 from accel.stages.embed import Encoder
 from accel.stages.search import Hits, fuse, search
