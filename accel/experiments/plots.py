@@ -173,9 +173,9 @@ def _name_lines(axes: Axes, curve: Curve, x: Sequence[float], assumed: Assumptio
                       textcoords="offset points", va="bottom" if above else "top", size=8.5, color=_QUIET,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
     _label_ends(axes, _merged(ends), gap=0.062, size=8.5)
-    middle = len(curve.sizes) // 2
-    axes.annotate("this machine", (curve.sizes[middle], curve.seconds[middle]), xytext=(7, -9),
-                  textcoords="offset points", size=9.5, weight="bold", color=_INK, va="top")  # fmt: skip
+    # left of the last point: there no GPU's line lies, those are below it or far above
+    axes.annotate("this machine", (curve.sizes[-1], curve.seconds[-1]), xytext=(-7, 6), ha="right",
+                  textcoords="offset points", size=9.5, weight="bold", color=_INK, va="bottom")  # fmt: skip
 
 
 def _steps(curve: Curve, told: dict[Start, list[Verdict]]) -> list[float]:
