@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from accel.cli import main
+from accel.sandbox.server import KaggleSandbox
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str,
@@ -136,3 +137,20 @@ def test_what_was_asked_for_as_json_is_json(
     assert all(d["replayed_same"] for d in decisions)
     refused = {r["provider"]: r["reason"] for d in decisions for r in d["refused"]}
     assert "terms forbid" in refused["kaggle"]
+
+
+def test_a_wrong_key_is_one_line_and_nothing_is_submitted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for by name, Kaggle is not routed around when only the person can mend what it lacks."""
+    with KaggleSandbox(time_scale=1000) as cloud:
+        monkeypatch.setenv("KAGGLE_USERNAME", cloud.username)
+        monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef0123456789abcdef")
+        code, out, err = run(
+            monkeypatch, capsys, "push", "--to", "kaggle", "--sandbox-url", cloud.url, "--passages", "2"
+        )
+        assert code == 2 and "kaggle cannot be used" in err and err.count("\n") == 1
+        assert "0123456789abcdef" not in out + err
+        assert not cloud.requests("SaveKernel")
+        code, out, _ = run(monkeypatch, capsys, "push", "--resume", "--sandbox-url", cloud.url, "--json")
+        assert code == 0 and json.loads(out)["done"] == []
