@@ -149,13 +149,23 @@ def explain(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A BEIR folder (corpus.jsonl, queries.jsonl, qrels/), or a question set of "
+                       "ours: held_out, calibration or demo."),
+    ],
     json: Json = False,
-) -> None:
-    """nDCG@10 of every stage on a test collection: BM25, dense, fusion, and the whole pipeline."""
-    from accel.cli.inspecting import show_evaluation
+) -> None:  # fmt: skip
+    """nDCG@10 of every stage on a test collection; or, on a question set, how often "nothing was found"
+    is wrong, either way.
+    """
+    from accel.cli.inspecting import show_answerability, show_evaluation
+    from accel.experiments.answerable import SETS
 
-    show_evaluation(folder, as_json=json)
+    if str(folder) in SETS and not folder.exists():
+        show_answerability(str(folder), as_json=json)
+    else:
+        show_evaluation(folder, as_json=json)
 
 
 @app.command()

@@ -215,6 +215,44 @@ def show_evaluation(folder: Path, *, as_json: bool) -> None:
         out.print(f"  {s.stage:<10} nDCG@10 {s.value:.4f}   n={s.n}, {s.seconds:.1f} s")
 
 
+def show_answerability(name: str, *, as_json: bool) -> None:
+    """Put a committed question set to the docstring corpus; show both error rates."""
+    from accel.experiments.answerable import measure, read_questions
+    from accel.session import Hooks, open_query_session
+    from accel.stages.embed import load_encoder
+    from accel.stages.rerank import load_reranker
+
+    questions = read_questions(name)
+    with (
+        terminal.progress("reading") as reading,
+        terminal.progress("embedding") as embedding,
+        open_query_session(hooks=Hooks(reading, embedding, terminal.say)) as session,
+    ):
+        assert session.processor is not None
+        index = session.processor.index
+    encoder = load_encoder(index.spec)
+    with terminal.progress("asking") as told:
+        reranker = load_reranker(None, "cpu", encoder)
+        found = measure(questions, index, encoder, reranker, progress=told)
+    yes, no = len(found.answerable), len(found.unanswerable)
+    if as_json:
+        terminal.print_json(
+            {
+                "questions": name, "passages": found.passages, "threshold": found.threshold,
+                "answerable": yes, "unanswerable": no, "false_nothing": found.false_nothing,
+                "false_answers": found.false_answers, "hit_at_1": found.hit_at(1),
+                "hit_at_10": found.hit_at(10), "seconds": found.seconds, "realm": Realm.REAL.value,
+                "wrong": [j.question.id for j in found.judged if j.wrong],
+            }
+        )
+        return
+    out = terminal.console()
+    out.print(f"{name}: {found.passages:,} passages, evidence threshold {found.threshold}, realm real")
+    out.print(f'  "nothing relevant" although there was   {found.false_nothing:6.1%}   n={yes}')
+    out.print(f"  an answer although there was none       {found.false_answers:6.1%}   n={no}")
+    out.print(f"  an expected page among the first 1, 10  {found.hit_at(1):6.1%}, {found.hit_at(10):.1%}")
+
+
 def show_simulation(seed: int, requests: int, *, as_json: bool) -> None:
     """Run the simulated world and show what came of it."""
     from dataclasses import asdict
