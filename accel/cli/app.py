@@ -45,7 +45,7 @@ Sandbox = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="the main job, end to end: index, ask, push, measure")
 def demo(full: Full = False) -> None:
     """The main job, end to end: index, questions, a pushed job, a measured table. No account, no GPU."""
     from accel.cli.demo import run_demo
@@ -53,7 +53,7 @@ def demo(full: Full = False) -> None:
     run_demo(full=full)
 
 
-@app.command()
+@app.command(short_help="answer a question with citations; where each stage ran")
 def query(
     text: Annotated[str, typer.Argument(help='The question; "-" reads it from standard input.')],
     corpus: Corpus = None, provider: Provider = None, full: Full = False, json: Json = False,
@@ -85,7 +85,7 @@ def query(
         terminal.show_answer(answer)
 
 
-@app.command()
+@app.command(short_help="run a batch job on a provider, bring its result home")
 def push(
     job: Annotated[str, typer.Argument(help="What to run: embed_benchmark.")] = "embed_benchmark",
     to: Annotated[str, typer.Option(help="kaggle, local, or auto.")] = "auto",
@@ -110,7 +110,7 @@ def push(
         )
 
 
-@app.command()
+@app.command(short_help="what each provider would give now, and at what price")
 def offers(
     stage: Annotated[str, typer.Option(help="embed, search, rerank or answer.")] = "embed",
     lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
@@ -124,7 +124,7 @@ def offers(
     show_offers(stage, lane, items=items, tokens=tokens, sandbox=sandbox, as_json=json)
 
 
-@app.command()
+@app.command(short_help="check machine, model, keys, providers; how to mend it")
 def doctor(json: Json = False) -> None:
     """Check this machine, the model, the keys and every provider, and say how to mend each finding."""
     from accel.cli.inspecting import show_doctor
@@ -132,7 +132,7 @@ def doctor(json: Json = False) -> None:
     show_doctor(as_json=json)
 
 
-@app.command()
+@app.command(short_help="why it went where it went; --replay ranks it again")
 def explain(
     ident: Annotated[
         str | None, typer.Argument(help="A query's, task's or job's id; default: the last.")
@@ -147,7 +147,7 @@ def explain(
     show_explanation(ident, replay=replay, realm=Realm.SANDBOX if sandbox else Realm.REAL, as_json=json)
 
 
-@app.command()
+@app.command(short_help="quality on a test collection, errors on a question set")
 def evaluate(
     folder: Annotated[
         Path,
@@ -168,7 +168,7 @@ def evaluate(
         show_evaluation(folder, as_json=json)
 
 
-@app.command()
+@app.command(short_help="the production router in a virtual world that fails")
 def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     requests: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1000,
@@ -180,7 +180,7 @@ def simulate(
     show_simulation(seed, requests, as_json=json)
 
 
-@app.command()
+@app.command(short_help="run a loopback cloud in the foreground")
 def sandbox(
     cloud: Annotated[str, typer.Argument(help="Which cloud: kaggle.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
