@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,18 +43,6 @@ from accel.worker.bundle import Bundle
 RUNTIME = Runtime.production()
 BATCH = Need(Stage.EMBED, Lane.BATCH)
 QUICK = "open('result.json', 'w').write('{}')"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[KaggleSandbox]:
-    with KaggleSandbox(time_scale=10_000) as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(served: KaggleSandbox) -> KaggleSandbox:
-    served.reset()
-    return served
 
 
 def provider(sandbox: KaggleSandbox, code: str = QUICK, **options: Any) -> KaggleProvider:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +62,6 @@ def kaggle_case(sandbox: KaggleSandbox, credentials: KaggleCredentials) -> Provi
         requests=lambda: len(sandbox.requests()),
         secrets=(sandbox.key, sandbox.token), live_clause="third party",
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[KaggleSandbox]:
-    with KaggleSandbox(time_scale=10_000) as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(served: KaggleSandbox) -> KaggleSandbox:
-    served.reset()
-    return served
 
 
 class TestKaggle(ProviderContract):
