@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from accel.experiments.kernels import build_kernels, kernels_folder
 from accel.sandbox.server import KaggleSandbox
+from accel.wire import Envelope
+from accel.worker.artefacts import read_result
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(300)]
 
@@ -194,3 +198,33 @@ def test_a_wrong_key_is_turned_away(cli: Cli, sandbox: KaggleSandbox) -> None:
     assert done.returncode == 1
     assert "Authentication required to call the Kaggle API." in done.stdout  # its words for a 401
     assert sandbox.requests("GetAcceleratorQuotaStatistics")[-1].status == 401
+
+
+def test_it_pushes_what_make_kernels_made_and_the_result_verifies(
+    cli: Cli, sandbox: KaggleSandbox, tmp_path: Path
+) -> None:
+    """The committed kernel itself, with less to do: only its three sizes are made smaller."""
+    source = tmp_path / "kaggle_kernels" / "embed_benchmark"
+    shutil.copytree(kernels_folder() / "embed_benchmark", source)
+    script = source / "embed_benchmark.py"
+    small = script.read_text()
+    for asked, little in (('"1024"', '"4"'), ('"[1, 8, 64, 256, 1024]"', '"[1, 2]"'), ('"10"', '"2"')):
+        assert asked in small
+        small = small.replace(asked, little)
+    script.write_text(small)
+    folder, _ = build_kernels(sandbox.username, tmp_path / "build", tmp_path / "kaggle_kernels")
+    done = cli("kernels", "push", "-p", str(folder), "--timeout", "300")
+    assert "successfully pushed" in done.stdout, done.stdout + done.stderr
+    kernel = f"{sandbox.username}/{folder.name}"
+    assert "COMPLETE" in wait_for(cli, kernel, until="COMPLETE")
+    into = tmp_path / "out"
+    assert cli("kernels", "output", kernel, "-p", str(into)).returncode == 0
+    manifest = json.loads((into / "result.json").read_text())
+    spec = load_spec(into)
+    result = read_result(into, task_id=manifest["task_id"], spec=spec, provider="kaggle")
+    assert result.output.tensors["vectors"].shape == (4, 384)
+    assert len(result.output.tensors["seconds_2"]) == 2
+
+
+def load_spec(folder: Path) -> dict[str, object]:
+    return dict(Envelope.from_bytes((folder / "result.safetensors").read_bytes()).spec)
