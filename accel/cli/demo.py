@@ -37,7 +37,8 @@ def run_demo(*, full: bool = False) -> None:
     _heading("5. What now", out)
     out.print(f"{found} of {len(answers)} questions answered, in {seconds:.0f} s overall. Made here:")
     for path in made:
-        out.print(Text(f"  {path}", style="cyan"))
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        out.print(Text(f"  {shown}", style="cyan"), soft_wrap=True)  # a path is copied: it stays whole
     for command, why in (
         ('accel query "how do I parse an ISO date"', "ask your own"),
         ("accel query --corpus FOLDER …", "over your own documents"),
