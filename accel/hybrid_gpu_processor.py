@@ -35,7 +35,7 @@ from accel.wire import Envelope, pack_texts
 MAX_CHARS = 8_000  # a question, not a document
 DEPTH = {Complexity.SIMPLE: 20, Complexity.COMPLEX: 40}  # hits that are reranked
 WITHIN_S = {Complexity.SIMPLE: 30.0, Complexity.COMPLEX: 60.0}  # a first question may load the model
-SLICE = 256  # texts embedded between two writes to the cache: what an interrupt can lose
+SLICE = 128  # texts embedded between two writes to the cache: what an interrupt can lose
 
 _WORDS_OF_A_LONG_QUESTION = 24
 _PARTS = re.compile(r"\?+|;|,?\s+\band\b\s+(?=(?:how|what|which|where|when|why|who|can|does|is)\b)", re.I)
