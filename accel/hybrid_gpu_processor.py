@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +270,4 @@ async def build_index(
         rows.append(result.output.tensors["vectors"])
         progress(min(start + SLICE, len(passages)), len(passages))
     vectors = np.concatenate(rows) if rows else np.zeros((0, wanted.dimension), np.float32)
-    return await accelerator.runtime.offload(
-        HybridIndex.build, folder, passages, vectors, replace(wanted)
-    )
+    return await accelerator.runtime.offload(HybridIndex.build, folder, passages, vectors, wanted)
