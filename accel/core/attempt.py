@@ -36,7 +36,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try on one offer. ``error`` is the class name of a ProviderError, ``detail`` its line."""
+    """One try on one offer. ``error`` is the class name of a ProviderError, ``detail`` its line.
+
+    hedge: begun while another try of the same request was still waited for. A try that lost to another
+    is cancelled, and its cost counts all the same.
+    """
 
     id: str
     task_id: str
@@ -49,15 +53,22 @@ class Attempt:
     lease_id: str = ""
     error: str = ""
     detail: str = ""
+    hedge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured n=…"."""
+    """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured n=…".
+
+    timing: medians. spread: standard deviation of the logarithm of the seconds, which are taken to be
+    log-normal. success: expected share of tries that succeed.
+    """
 
     timing: Timing
     cost: Cost
     basis: str
+    spread: float = 0.5
+    success: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

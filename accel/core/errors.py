@@ -102,13 +102,26 @@ class Retry(StrEnum):
     NEXT = "next"      # go to another offer
 
 
+class Blame(StrEnum):
+    """What a failed call says about its provider, and so who reacts to it in ``routing``."""
+
+    PROVIDER = "provider"  # it is unwell: the breaker counts it
+    LOAD = "load"          # we ask too much at once: the concurrency limit shrinks
+    ACCOUNT = "account"    # nothing more until the person or a refresh mends it: disabled
+    SIZE = "size"          # this much work does not fit there, smaller work may
+    NOBODY = "nobody"      # a machine was taken away, or none was free
+
+
 class ProviderError(AccelError):
     """One call to one provider failed.
 
     provider: its name. retry_after_s: what the provider asked for, seconds, if it said so.
+    ran: whether the far end may have worked, and so billed, before it failed. blame: see ``Blame``.
     """
 
     retry: ClassVar[Retry] = Retry.NEXT
+    ran: ClassVar[bool] = True
+    blame: ClassVar[Blame] = Blame.PROVIDER
 
     def __init__(
         self, message: str, *, provider: str, hint: str = "", retry_after_s: float | None = None
@@ -128,14 +141,22 @@ class RateLimited(ProviderError):
     """The provider asked us to slow down (HTTP 429)."""
 
     retry = Retry.SAME
+    ran = False
+    blame = Blame.LOAD
 
 
 class NoCapacity(ProviderError):
     """The provider has nothing free now (a session limit, no machine of that kind)."""
 
+    ran = False
+    blame = Blame.NOBODY
+
 
 class QuotaExhausted(ProviderError):
     """The free quota is used up. ``resets_at`` is UTC, when the provider tells."""
+
+    ran = False
+    blame = Blame.ACCOUNT
 
     def __init__(self, message: str, *, provider: str, resets_at: datetime | None = None) -> None:
         self.resets_at = resets_at
@@ -144,19 +165,29 @@ class QuotaExhausted(ProviderError):
 
 
 class Unauthorised(ProviderError):
-    """The key is missing, wrong, expired, or may not do this."""
+    """The key is missing, wrong, expired, or may not do this (401, 402, 403)."""
+
+    ran = False
+    blame = Blame.ACCOUNT
 
 
 class Rejected(ProviderError):
     """The provider will never take this request as it stands."""
 
+    ran = False
+    blame = Blame.SIZE
+
 
 class OutOfMemory(ProviderError):
     """The work does not fit this GPU at this size."""
 
+    blame = Blame.SIZE
+
 
 class Preempted(ProviderError):
     """The machine was taken away in the middle."""
+
+    blame = Blame.NOBODY
 
 
 class JobFailed(ProviderError):

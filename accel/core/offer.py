@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -35,14 +36,28 @@ class Gpu:
 CPU = Gpu("cpu", 1, 0, 0)
 
 
+class Billing(StrEnum):
+    """What using an offer takes from its user.
+
+    nothing: a machine of one's own. quota: free hours, counted in GPU seconds. seconds: money, at the
+    offer's rate. A rate of zero where seconds are billed is a wrong price, not a gift.
+    """
+
+    NOTHING = "nothing"
+    QUOTA = "quota"
+    SECONDS = "seconds"
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What one provider would give now.
 
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
-    where there is no quota. cold_s: expected seconds to the first useful instruction; wait_s: expected
-    queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident: content hashes
-    (indexes, models) already there. as_of: UTC.
+    where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
+    begins (UTC), where the provider tells. cold_s: expected seconds to the first useful instruction;
+    wait_s: expected queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident:
+    content hashes (indexes, models) already there. as_of: UTC. Raises ValueError for a duration that is
+    negative or not finite.
     """
 
     id: str
@@ -61,6 +76,15 @@ class Offer:
     quota_left_s: float | None = None
     interruptible: bool = False
     resident: frozenset[str] = field(default=frozenset())
+    billing: Billing = Billing.SECONDS
+    quota_s: float | None = None
+    quota_resets_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,
+                 self.quota_left_s or 0.0, self.quota_s or 0.0)  # fmt: skip
+        if not all(math.isfinite(t) and t >= 0 for t in times):
+            raise ValueError(f"the offer of {self.provider} holds a time that cannot be: {times}")
 
 
 @dataclass(frozen=True, slots=True)

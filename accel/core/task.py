@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -158,7 +159,8 @@ class Task:
     """One unit of work to place.
 
     inputs: content hashes of what goes in. within_s: deadline in seconds from submission, None for
-    no deadline.
+    no deadline. target_s: seconds that the person would like it to take; an offer that meets the target
+    goes before one that only meets the deadline. Raises ValueError for one that is not above 0.
     """
 
     id: str
@@ -169,7 +171,9 @@ class Task:
     inputs: tuple[str, ...] = field(default=())
     within_s: float | None = None
     complexity: Complexity = Complexity.SIMPLE
+    target_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.within_s is not None and not self.within_s > 0:
-            raise ValueError(f"a deadline must be a positive number of seconds, not {self.within_s}")
+        for name, seconds in (("deadline", self.within_s), ("target", self.target_s)):
+            if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+                raise ValueError(f"a {name} must be a positive number of seconds, not {seconds}")
