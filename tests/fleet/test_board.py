@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from accel.config import KaggleKey
 from accel.core.errors import SettingsError, Unreachable
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
@@ -17,6 +16,7 @@ from accel.core.task import Lane, Need, Stage
 from accel.fleet import Board
 from accel.fleet.board import FRESH_S, PROBE_S, STALE_S
 from accel.fleet.roster import roster
+from accel.keys import KaggleKey
 from accel.providers.base import Provider, RunsBatch
 from accel.simulation import run_virtual
 from accel.testing.mock_provider import MockProvider
