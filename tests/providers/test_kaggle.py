@@ -293,7 +293,9 @@ FAILURES = (
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda f: f"{f['kind']}{f.get('status', '')}")
-def test_the_sdk_itself_retries_nothing(sandbox: KaggleSandbox, failure: dict[str, Any], tmp_path: Path) -> None:
+def test_the_sdk_itself_retries_nothing(
+    sandbox: KaggleSandbox, failure: dict[str, Any], tmp_path: Path
+) -> None:
     """Retries live in one layer: every call of ours that fails was one request on the wire."""
     kaggle = provider(sandbox, call_s=0.3)
     lease = asyncio.run(job(kaggle))
