@@ -17,7 +17,7 @@ import numpy as np
 
 from accel import config, environment
 from accel.cache import ExactCache, items
-from accel.core.attempt import Result, Route, Scored, Timing
+from accel.core.attempt import Attempt, Result, Route, Scored, Timing
 from accel.core.errors import BadOutput, ProviderError, UsageError
 from accel.core.lease import Lease
 from accel.core.money import Basis, Cost
@@ -31,7 +31,7 @@ from accel.fleet.roster import roster
 from accel.ledger import Job, Ledger, decisions, jobs
 from accel.providers import terms
 from accel.providers.base import Provider, ServesLive, StandsBy
-from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay, same
+from accel.routing import Health, Inputs, Measured, State, Tried, cascade, rank, replay, same
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
@@ -52,6 +52,20 @@ class Preference:
     accepted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Books that record, and reserve nothing."""
+
+    ledger: Ledger
+    task: Task
+
+    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> None:
+        """Nothing is held."""
+
+    def close(self, attempt: Attempt) -> None:
+        self.ledger.record_attempt(attempt, self.task.spec.stage, self.task.size)
+
+
 class GPUAccelerator:
     """Runs tasks where they are best run. One per event loop; see ``open_accelerator``."""
 
@@ -61,6 +75,7 @@ class GPUAccelerator:
     ) -> None:  # fmt: skip
         self.board, self.ledger, self.cache, self.runtime = board, ledger, cache, runtime
         self.preference = preference
+        self.health = Health(runtime.random)
         self._jobs = JobRunner(board, ledger, runtime, folder, self._state, patience)
 
     @property
@@ -92,8 +107,8 @@ class GPUAccelerator:
         part, missing = items.only(task, request, misses)
         route, decision = await self._route(part, parent)
         output, attempts = await cascade(
-            route, lambda scored: self._attempt(missing, scored), self.runtime, within_s=task.within_s,
-            on_attempt=lambda a: self.ledger.record_attempt(a, part.spec.stage, part.size),
+            part, route, lambda scored: self._attempt(missing, scored), _Records(self.ledger, part),
+            self.health, self.runtime,
         )  # fmt: skip
         fresh = items.split(task, output, [keys[i] for i in misses])
         if self.cache:
