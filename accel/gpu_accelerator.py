@@ -20,7 +20,7 @@ from accel.core.attempt import Result, Route
 from accel.core.errors import UsageError
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
-from accel.core.task import Complexity, Need, Task
+from accel.core.task import Complexity, Need, Spec, Task
 from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
@@ -70,7 +70,9 @@ class GPUAccelerator:
         self.health = Health(random.Random(runtime.random.random()))
         self.journal = Journal(ledger, budgets)
         self._live = LiveRunner(board, self.journal, self.health, cache, runtime, self._state)
-        self._jobs = JobRunner(board, ledger, budgets, runtime, folder, self._state, patience)
+        self._jobs = JobRunner(
+            board, ledger, budgets, runtime, folder, self._state, self.health, patience
+        )
 
     @property
     def realm(self) -> Realm:
@@ -80,8 +82,8 @@ class GPUAccelerator:
     def recall(self) -> None:
         """Learn from what the ledger holds of the last day; to be called once, in the event loop."""
         now = asyncio.get_running_loop().time()
-        for attempt, spec, size, age_s in self.ledger.recent(RECALL_S):
-            self.health.recall(attempt, spec, size, now - age_s)
+        for attempt, stage, model, size, age_s in self.ledger.recent(RECALL_S):
+            self.health.recall(attempt, Spec(stage, model=model.split("@")[0]), size, now - age_s)
 
     async def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give for ``need`` now."""

@@ -1,4 +1,4 @@
-"""Live requests in the ledger. Guarantee: nothing is dispatched unreserved, and all that happened is booked once.
+"""Live requests in the ledger. Guarantee: nothing is dispatched unreserved, and all is booked once.
 
 A request that is free all through is one transaction: its decisions, its attempts and how it ended. A try
 that costs money or quota is two: the reservation, with the decisions that led to it, before the dispatch;
@@ -56,7 +56,7 @@ class Journal:
         return Books(self, entry)
 
     def reserve(self, entry: Entry, attempt_id: str, offer: Offer, bound_s: float) -> None:
-        """Hold the worst case of one try. Raises OverBudget or LedgerError; then nothing may be dispatched."""
+        """Hold the worst case of one try. Raises OverBudget or LedgerError; then nothing may be sent."""
         with self._ledger.transaction():
             self._decide(entry)
             self._budgets.reserve(attempt_id, offer, bound_s, entry.task.id)

@@ -105,8 +105,9 @@ class LiveRunner:
         offer = scored.offer
         provider = self._board.providers[offer.provider]
         if not isinstance(provider, StandsBy):
-            served = "no live lease is open there" if isinstance(provider, ServesLive) else "it serves no live tasks"
-            raise ProviderError(served, provider=provider.name)
+            serves = isinstance(provider, ServesLive)
+            reason = "no live lease is open there" if serves else "it serves no live tasks"
+            raise ProviderError(reason, provider=provider.name)
         clock = asyncio.get_running_loop().time
         began = clock()
         output = await provider.call(provider.standing_lease(), request)

@@ -24,12 +24,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Tried(Generic[T]):
-    """What one successful try gave."""
+    """What one successful try gave. used_s: seconds that the provider counts."""
 
     output: T
     timing: Timing
     cost: Cost
     lease_id: str = ""
+    used_s: float = 0.0
 
 
 class Books(Protocol):
@@ -108,7 +109,7 @@ class Tries:
         offer = one.scored.offer
         return self._close(one, Attempt(
             one.id, self._task.id, offer.provider, offer.realm, offer.id, Outcome.OK, timing, tried.cost,
-            tried.lease_id, hedge=one.hedge,
+            tried.lease_id, hedge=one.hedge, used_s=tried.used_s,
         ))  # fmt: skip
 
     def failed(self, one: Try, error: Exception) -> None:
@@ -118,11 +119,10 @@ class Tries:
             one.call, error, now, reset_s=self._reset_s(error),
             cut_short=isinstance(error, TimedOut) and not one.full,
         )  # fmt: skip
-        cost = getattr(error, "billed", None)
-        if cost is None:
-            # what an unknown error did at the far end is unknown: taken to have run
-            cost = self._so_far(one, now) if getattr(error, "ran", True) else Cost()
-        self._end(one, Outcome.FAILED, now, cost, error)
+        # what an unknown error did at the far end is unknown: taken to have run
+        used_s = max(0.0, now - one.began) if getattr(error, "ran", True) else 0.0
+        cost = getattr(error, "billed", None) or self._cost(one, used_s)
+        self._end(one, Outcome.FAILED, now, cost, used_s, error)
 
     def cancelled(self, one: Try, late: Tried[T] | None = None) -> None:
         """The request was cancelled, or another try was faster; late: than this answer of its own."""
@@ -131,12 +131,18 @@ class Tries:
             self._health.dropped(one.call, now)
         else:
             self._health.succeeded(one.call, late.timing, now)
-        self._end(one, Outcome.CANCELLED, now, late.cost if late else self._so_far(one, now), None)
+        used_s = late.used_s if late else max(0.0, now - one.began)
+        cost = late.cost if late else self._cost(one, used_s)
+        self._end(one, Outcome.CANCELLED, now, cost, used_s, None)
 
-    def _end(self, one: Try, outcome: Outcome, now: float, cost: Cost, error: Exception | None) -> None:
+    def _end(
+        self, one: Try, outcome: Outcome, now: float, cost: Cost, used_s: float, error: Exception | None
+    ) -> None:
         # a try without an answer tells only how long it took; it is counted as waiting
         seconds = one.waited_s + max(0.0, now - one.began)
-        self._close(one, self._attempt(one.id, one.scored, outcome, seconds, cost, error, hedge=one.hedge))
+        self._close(one, self._attempt(
+            one.id, one.scored, outcome, seconds, cost, error, hedge=one.hedge, used_s=used_s,
+        ))  # fmt: skip
 
     def _close(self, one: Try, attempt: Attempt) -> Attempt:
         self._health.throttle.retries -= one.retry
@@ -144,9 +150,10 @@ class Tries:
         self._books.close(attempt)
         return attempt
 
-    def _so_far(self, one: Try, now: float) -> Cost:
-        """Its seconds at the offer's rate: what is known of a call that did not say what it cost."""
-        return Cost(one.scored.offer.rate.cost(max(0.0, now - one.began)), Basis.ESTIMATED)
+    @staticmethod
+    def _cost(one: Try, used_s: float) -> Cost:
+        """Seconds at the offer's rate: what is known of a call that did not say what it cost."""
+        return Cost(one.scored.offer.rate.cost(used_s), Basis.ESTIMATED)
 
     def _reset_s(self, error: Exception) -> float | None:
         at = getattr(error, "resets_at", None)
@@ -157,11 +164,12 @@ class Tries:
 
     def _attempt(
         self, ident: str, scored: Scored, outcome: Outcome, seconds: float, cost: Cost,
-        error: Exception | None, *, hedge: bool = False,
+        error: Exception | None, *, hedge: bool = False, used_s: float = 0.0,
     ) -> Attempt:  # fmt: skip
         offer = scored.offer
         return Attempt(
             ident, self._task.id, offer.provider, offer.realm, offer.id, outcome, Timing(wait_s=seconds),
             cost, error=type(error).__name__ if error else "",
             detail=str(error).splitlines()[0][:500] if error and str(error) else "", hedge=hedge,
+            used_s=used_s,
         )  # fmt: skip
