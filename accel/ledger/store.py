@@ -108,7 +108,7 @@ class Ledger(Accounts):
         return [(Size(items, tokens), Timing(*seconds)) for items, tokens, *seconds in found]
 
     def recent(self, since_s: float, last: int = 2000) -> list[tuple[Attempt, Stage, str, Size, float]]:
-        """The ``last`` attempts written in the last ``since_s`` seconds, oldest first: for ``routing.Health``.
+        """The ``last`` attempts written in the last ``since_s`` seconds, oldest first, for ``routing``.
 
         With each its stage, its model (see ``model_of``), its size (items and tokens; bytes are not kept)
         and its age in seconds, which is 0 where the clock has gone back since. Not validated again: they
