@@ -31,7 +31,7 @@ from accel.fleet.roster import roster
 from accel.ledger import Job, Ledger, decisions, jobs
 from accel.providers import terms
 from accel.providers.base import Provider, ServesLive, StandsBy
-from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay, same
+from accel.routing import Inputs, State, Tried, cascade, rank, replay, same
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
@@ -137,15 +137,8 @@ class GPUAccelerator:
         raise ProviderError("no live lease is open there", provider=provider.name)
 
     def _state(self, task: Task) -> State:
-        history = tuple(
-            Measured(name, task.spec.stage, size, timing)
-            for name in self.board.providers
-            for size, timing in self.ledger.measured(name, task.spec.stage)
-        )
         wanted = self.preference
-        return State(
-            order=(*wanted.asked, *wanted.order), value_of_hour=wanted.value_of_hour, history=history
-        )
+        return State(order=(*wanted.asked, *wanted.order), value_of_hour=wanted.value_of_hour)
 
     # Batch lane -----------------------------------------------------------------------------------
 
