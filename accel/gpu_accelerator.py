@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accel import config, environment
+from accel import config, environment, keys
 from accel.cache import ExactCache, items
 from accel.core.attempt import Result, Route, Scored, Timing
 from accel.core.errors import BadOutput, ProviderError, UsageError
@@ -200,7 +200,7 @@ class GPUAccelerator:
 @contextlib.asynccontextmanager
 async def open_accelerator(
     realm: Realm = Realm.REAL, *, worker: Worker | None = None, asked: Sequence[str] = (),
-    kaggle_endpoint: str = "", kaggle: config.KaggleKey | None = None, home: Path | None = None,
+    kaggle_endpoint: str = "", kaggle: keys.KaggleKey | None = None, home: Path | None = None,
     patience: Patience = Patience(), use_cache: bool = True,  # noqa: B008 - a frozen value
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
@@ -211,7 +211,7 @@ async def open_accelerator(
     settings, runtime = config.load_settings(), Runtime.production()
     root = (home or environment.workdir()) / realm.value
     if kaggle is None and realm is Realm.REAL:
-        kaggle = config.kaggle_key()
+        kaggle = keys.kaggle_key()
     found = roster(
         realm, worker or Worker(), root, runtime, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
         accepted=settings.accepted_terms,

@@ -21,7 +21,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import accel
 from accel import environment
-from accel.config import KaggleKey, load_settings
+from accel.config import load_settings
 from accel.core.attempt import Result
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
@@ -32,6 +32,7 @@ from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
+from accel.keys import KaggleKey
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope

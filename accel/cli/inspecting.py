@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accel import __version__, config, contract, environment
+from accel import __version__, config, contract, environment, keys
 from accel.cli import terminal
 from accel.cli.pushing import open_pushing
 from accel.core.errors import AccelError, ModelError, UsageError
@@ -103,7 +103,7 @@ def _keys() -> list[Check]:
     }  # fmt: skip
     adapters = ("kaggle",)  # the others are read and checked for form, and have no adapter yet
     try:
-        have = config.configured()
+        have = keys.configured()
     except AccelError as bad:
         return [("keys", False, str(bad))]
     return [
