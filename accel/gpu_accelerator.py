@@ -28,7 +28,7 @@ from accel.fleet import Board, JobRunner
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
-from accel.ledger import Job, Ledger, decisions, jobs
+from accel.ledger import Budgets, Job, Ledger, Limits, decisions, jobs
 from accel.providers import terms
 from accel.providers.base import Provider, ServesLive, StandsBy
 from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay, same
@@ -61,7 +61,9 @@ class GPUAccelerator:
     ) -> None:  # fmt: skip
         self.board, self.ledger, self.cache, self.runtime = board, ledger, cache, runtime
         self.preference = preference
-        self._jobs = JobRunner(board, ledger, runtime, folder, self._state, patience)
+        self._jobs = JobRunner(
+            board, ledger, Budgets(ledger, Limits({}, {})), runtime, folder, self._state, patience
+        )
 
     @property
     def realm(self) -> Realm:
@@ -93,7 +95,7 @@ class GPUAccelerator:
         route, decision = await self._route(part, parent)
         output, attempts = await cascade(
             route, lambda scored: self._attempt(missing, scored), self.runtime, within_s=task.within_s,
-            on_attempt=lambda a: self.ledger.record_attempt(a, part.spec.stage, part.size),
+            on_attempt=lambda a: self.ledger.record_attempt(a, part.spec, part.size),
         )  # fmt: skip
         fresh = items.split(task, output, [keys[i] for i in misses])
         if self.cache:
@@ -107,14 +109,15 @@ class GPUAccelerator:
 
     async def _route(self, task: Task, parent: str) -> tuple[Route, str]:
         answers = await self.board.offers(task.need)
-        inputs = Inputs(
-            task, tuple(a for a in answers if isinstance(a, Offer)),
-            tuple(a for a in answers if isinstance(a, Unfit)), self._state(task),
-            self.runtime.random.random(),
-        )  # fmt: skip
-        route = rank(task, answers, inputs.state, inputs.draw)
+        offers = tuple(a for a in answers if isinstance(a, Offer))
+        unfit = tuple(a for a in answers if isinstance(a, Unfit))
+        state, draw = self._state(task), self.runtime.random.random()
+        route = rank(task, answers, state, draw)
         decision = f"{task.id}-{self.runtime.new_id()}"
-        decisions.record(self.ledger, decision, parent, inputs, route)
+        decisions.record(
+            self.ledger, decision, parent, task=task, offers=offers, unfit=unfit, state=state, draw=draw,
+            route=route,
+        )  # fmt: skip
         return route, decision
 
     async def _attempt(self, request: Envelope, scored: Scored) -> Tried[Envelope]:

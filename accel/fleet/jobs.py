@@ -38,9 +38,9 @@ from accel.core.runtime import Runtime
 from accel.core.task import Task
 from accel.fleet.board import Board
 from accel.fleet.leases import BatchProvider, Leases, Patience
-from accel.ledger import Job, JobStep, Ledger, decisions, jobs
+from accel.ledger import Budgets, Job, JobStep, Ledger, decisions, jobs
 from accel.providers.base import JobState
-from accel.routing import Inputs, State, rank
+from accel.routing import State, rank
 from accel.worker.artefacts import JobResult, read_result
 from accel.worker.bundle import Bundle
 
@@ -70,12 +70,12 @@ class JobRunner:
     """Carries jobs on. ``state`` gives the routing state for a task at the time of choosing."""
 
     def __init__(
-        self, board: Board, ledger: Ledger, runtime: Runtime, folder: Path,
+        self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, folder: Path,
         state: Callable[[Task], State], patience: Patience,
     ) -> None:  # fmt: skip
-        self._board, self._ledger, self._runtime = board, ledger, runtime
+        self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
         self._folder, self._state, self._patience = folder, state, patience
-        self._leases = Leases(board, ledger, patience)
+        self._leases = Leases(board, ledger, budgets, patience)
         self._fresh: set[str] = set()  # intents written by this very process
         self._transfer_s: dict[str, float] = {}
 
@@ -144,28 +144,27 @@ class JobRunner:
         )
         state = dataclasses.replace(self._state(task), failed=failed)
         answers = await self._board.offers(task.need)
-        inputs = Inputs(
-            task, tuple(a for a in answers if isinstance(a, Offer)),
-            tuple(a for a in answers if isinstance(a, Unfit)), state, self._runtime.random.random(),
-        )  # fmt: skip
-        route = rank(task, answers, state, inputs.draw)
+        offers = tuple(a for a in answers if isinstance(a, Offer))
+        unfit = tuple(a for a in answers if isinstance(a, Unfit))
+        draw = self._runtime.random.random()
+        route = rank(task, answers, state, draw)
         decision = f"{job.id}-{self._runtime.new_id()}"
         # decision, reservation, intent and step are one fact: a crash leaves all of them or none
         with self._ledger.transaction():
-            decisions.record(self._ledger, decision, task.id, inputs, route)
+            decisions.record(
+                self._ledger, decision, task.id, task=task, offers=offers, unfit=unfit, state=state,
+                draw=draw, route=route,
+            )  # fmt: skip
             if not route.ranked:
                 return jobs.advance(self._ledger, job, JobStep.FAILED, error=route.why)
             offer = route.ranked[0].offer
-            reserved = self._leases.reservation(offer)
             intent = Intent(
                 id=f"{job.id}-{job.tries}", task_id=task.id, offer=offer,
-                name=f"accel-{job.id}-{job.tries}", lifetime_s=reserved.lifetime_s,
+                name=f"accel-{job.id}-{job.tries}", lifetime_s=self._leases.lifetime_s(offer),
                 created_at=self._runtime.now(), bundle=job.folder / "bundle",
             )  # fmt: skip
             try:
-                job = jobs.intend(
-                    self._ledger, job, intent, reserved.account, reserved.amount, decision
-                )
+                job = jobs.intend(self._ledger, self._budgets, job, intent, decision)
             except OverBudget as refused:
                 self._record_failure(job, intent, refused)
                 return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused)[:500])
@@ -250,7 +249,7 @@ class JobRunner:
         )  # fmt: skip
         ending = await self._leases.release(intent, used_s=cold_s + compute_s)
         with self._ledger.transaction():
-            self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
+            self._ledger.record_attempt(attempt, job.task.spec, job.task.size)
             self._leases.book(intent, ending)
             return jobs.advance(self._ledger, job, JobStep.DONE)
 
@@ -271,7 +270,7 @@ class JobRunner:
             timing=Timing(wait_s=self._elapsed_s(intent)), cost=Cost(),
             error=type(failure).__name__, detail=str(failure)[:500],
         )  # fmt: skip
-        self._ledger.record_attempt(attempt, job.task.spec.stage, job.task.size)
+        self._ledger.record_attempt(attempt, job.task.spec, job.task.size)
 
     def _elapsed_s(self, intent: Intent) -> float:
         return max(0.0, (self._runtime.now() - intent.created_at).total_seconds())
