@@ -65,6 +65,11 @@ class Channel:
         if self.command.get_secret_value():
             _argv(self.command)
 
+    @classmethod
+    def of(cls, webhook: SecretStr, command: str) -> Channel:
+        """As the settings hold them. Raises SettingsError."""
+        return cls(webhook, SecretStr(command))
+
     @property
     def ways(self) -> tuple[str, ...]:
         """"webhook" and "command", as far as they are set."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from fractions import Fraction
 
 from accel.core.money import NanoUSD
@@ -45,25 +44,6 @@ class Seconds:
         """Percentiles of ``durations``, seconds, in any order."""
         ordered = sorted(durations)
         return cls(len(ordered), *(nearest_rank(ordered, p) for p in (50, 95, 99)))
-
-
-class Span(StrEnum):
-    """What a projection runs to the end of. UTC; weeks are ISO weeks, from Monday."""
-
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-
-    def around(self, now: datetime) -> tuple[datetime, datetime]:
-        """First instant of the day, week or month that holds ``now`` (UTC), and of the next one."""
-        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if self is Span.DAY:
-            return day, day + timedelta(days=1)
-        if self is Span.WEEK:
-            monday = day - timedelta(days=day.weekday())
-            return monday, monday + timedelta(weeks=1)
-        first = day.replace(day=1)
-        return first, (first + timedelta(days=31)).replace(day=1)
 
 
 def elapsed(since: datetime, until: datetime, now: datetime) -> float:
