@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import time
@@ -84,7 +85,16 @@ def test_what_hung_goes_on_hanging_when_the_server_is_well_again() -> None:
     serve(scene)
 
 
-def test_refused_is_refused_on_open_and_on_new_connections_and_the_port_stays_ours() -> None:
+def test_a_server_that_is_gone_keeps_its_port() -> None:
+    async def scene(server: Endpoint, client: httpx.AsyncClient) -> None:
+        await server.become(Mode.REFUSED)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
+
+    serve(scene)
+
+
+def test_refused_is_refused_on_open_and_on_new_connections() -> None:
     async def scene(server: Endpoint, client: httpx.AsyncClient) -> None:
         await post(client, "a")
         port = server.port
@@ -93,8 +103,6 @@ def test_refused_is_refused_on_open_and_on_new_connections_and_the_port_stays_ou
             with pytest.raises(httpx.ConnectError):
                 await post(client, "b")
         assert [s.text for s in server.seen] == ["a"]
-        async with Endpoint("other", 0.0) as other:
-            assert other.port != port
         await server.become(Mode.WELL)
         assert (await post(client, "c")).status_code == 200
         assert server.port == port and [s.text for s in server.seen] == ["a", "c"]
@@ -262,6 +270,8 @@ def test_what_is_told_of_a_bout() -> None:
     failed = made_up(error="ValueError: no", back=False)
     assert failed.waits_s == pytest.approx((30.0, 0.25)) and failed.answered == 1
     assert failed.back_s is None and not failed.holds
+    again = replace(bout, asked=(*bout.asked[1:], *bout.asked[1:], *failed.asked[1:]))
+    assert again.ratio == pytest.approx(1.0) and not again.holds  # the median does not see one failure
 
 
 def test_table_report_and_rows_say_how_they_were_made(tmp_path: Path) -> None:
