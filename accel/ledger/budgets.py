@@ -146,13 +146,14 @@ class Budgets:
             if offer.quota_left_s is not None:
                 self._ledger.told(name, math.floor(offer.quota_left_s * 1000), offer.as_of)
             left = self._ledger.account(name).left
-            if left is not None and left < amount:
-                raise OverBudget(
-                    f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its "
-                    "free quota are left; nothing was started."
-                )
-            draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
-            self._ledger.reserve(hold_id, draw, task_id)
+            if left is None or left >= amount:
+                draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
+                self._ledger.reserve(hold_id, draw, task_id)
+                return
+        raise OverBudget(  # told only now: the provider's word is committed
+            f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its free quota "
+            "are left; nothing was started."
+        )
 
     def settle(self, hold_id: str, offer: Offer, seconds: float, cost: Cost) -> bool:
         """Charge what a hold came to: ``cost``, or ``seconds`` of free quota. Never twice: False then.
