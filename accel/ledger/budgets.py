@@ -135,7 +135,7 @@ class Budgets:
                 alerts.raise_(self._ledger, f"budget:{account.name}:refused", body)
         least = min(short, key=_left)  # told only now: the alert is committed
         raise OverBudget(
-            f"{provider}: {_words(least, least.wanted or 0)} leaves {dollars(NanoUSD(_left(least)))}, and "
+            f"{provider}: {_words(least, self._limit(least))} leaves {dollars(NanoUSD(_left(least)))}, and "
             f"{dollars(amount)} would be reserved; nothing was started."
         )
 
@@ -182,9 +182,9 @@ class Budgets:
         with self._ledger.transaction():
             accounts = self._ledger.settle(hold_id, amount, basis)
             for account in accounts:
-                limit = account.wanted if account.period in (*PERIODS, CREDIT) else None
+                limit = self._limit(account)
                 for share in self._limits.alert_at if limit else ():
-                    if account.used >= share * (limit or 0):
+                    if account.used >= share * limit:
                         body = self._body(account) | {"share": share}
                         alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
         return bool(accounts)
@@ -195,6 +195,14 @@ class Budgets:
         """Accounts that have not ended, the latest of each provider and period."""
         found = self._ledger.open_accounts(now, provider)  # by beginning: a later one takes the place
         return {(a.provider, a.period): a for a in found}
+
+    def _limit(self, account: Account) -> int:
+        """This process's own limit for an account, 0 where it has none."""
+        if account.period == CREDIT:
+            return self._limits.credits.get(account.provider, 0)
+        if account.period in PERIODS:
+            return self._limits.caps.get((account.provider, Period(account.period)), 0)
+        return 0
 
     def _caps(self, provider: str) -> list[tuple[str, Period]]:
         return [(who, period) for who, period in self._limits.caps if who in ("", provider)]
@@ -238,7 +246,7 @@ class Budgets:
     def _body(self, account: Account) -> dict[str, str | int | float]:
         return {
             "kind": "budget", "realm": self._ledger.realm.value, "account": account.name,
-            "provider": account.provider, "period": account.period, "limit": account.wanted or 0,
+            "provider": account.provider, "period": account.period, "limit": self._limit(account),
             "used": account.used, "held": account.held,
         }  # fmt: skip
 

@@ -81,7 +81,8 @@ def path(tmp_path: Path) -> Path:
     insert("attempt", ("s-0", "s", "kaggle", "embed", "ok", 3, 40, old(ATTEMPT), at))
     insert("measurement", (1, "s", "{}", at))
     inputs = Inputs(TASK, (KAGGLE, LOCAL), (), State(order=("local",)), 0.25)
-    insert("decision", ("d1", "t", "q1", old(inputs), old(ROUTE), at), ("d2", "t", "", old(inputs), old(ROUTE), at))
+    for ident, parent in (("d1", "q1"), ("d2", "")):
+        insert("decision", (ident, "t", parent, old(inputs), old(ROUTE), at))
     db.commit()
     db.close()
     return path
@@ -92,7 +93,7 @@ def shape(path: Path) -> dict[str, Any]:
     db = sqlite3.connect(path)
     names = db.execute("SELECT type, name, tbl_name FROM sqlite_master").fetchall()
     return {
-        name: [row[1:] for row in db.execute(f"PRAGMA {'table' if kind == 'table' else 'index'}_info({name})")]
+        name: [row[1:] for row in db.execute(f"PRAGMA {kind}_info({name})")]
         for kind, name, _ in names
     }
 

@@ -1,4 +1,4 @@
-"""Real processes on one file: the limit holds at every moment, the sum is exact, and the dead hold nothing."""
+"""Real processes on one file: the limit holds at every moment, sums are exact, the dead hold nothing."""
 
 from __future__ import annotations
 

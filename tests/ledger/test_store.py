@@ -141,7 +141,8 @@ def test_an_intent_and_its_reservation_are_one(ledger: Ledger) -> None:
 
 def test_what_a_lease_holds_is_left_to_whoever_carries_its_job_on(tmp_path: Path) -> None:
     """Its process is gone; the thing may run on for hours, and its successor settles it."""
-    before, limits = Ledger(tmp_path / "l", Realm.SANDBOX, lambda: NOW), Limits({("", Period.DAY): NanoUSD(10**9)}, {})
+    before = Ledger(tmp_path / "l", Realm.SANDBOX, lambda: NOW)
+    limits = Limits({("", Period.DAY): NanoUSD(10**9)}, {})
     job = jobs.add(before, "t", task(), Path("/tmp/j"))
     jobs.intend(before, Budgets(before, limits), job, intent(), "d")
     before.close()
