@@ -78,6 +78,8 @@ def _immediate(db: sqlite3.Connection) -> Iterator[None]:
 
 REMADE = ("hold", "charge", "account", "decision")  # in this order: the first two refer to the third
 NO_RATE = json.dumps({"nano_per_hour": 0, "as_of": "1970-01-01", "source": "not kept by schema 1"})
+TIMING = ("wait_s", "cold_s", "transfer_s", "compute_s")
+SPREAD_AND_SUCCESS = (0.5, 1.0)  # which estimates did not say then: their defaults
 # of a row of the old hold or charge, `it`: what it was drawn on, and its provider, from the intent of its id
 FUND = "iif(its.unit = 'gpu_ms', 'quota', 'budget')"
 QUOTA_OF = "iif(its.unit = 'gpu_ms', replace(its.name, ' quota', ''), '')"
@@ -138,10 +140,14 @@ def _compact(db: sqlite3.Connection, inputs: dict[str, Any], route: dict[str, An
         body = json.dumps({k: v for k, v in offer.items() if k != "as_of"}, separators=(",", ":"))
         db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (digest(body), body))
         names.append([digest(body), offer["as_of"]])
-    ranked = [
-        [offers.index(s["offer"]), s["estimate"], s["score"], s["terms"], s["why"]]
-        for s in route.pop("ranked")
-    ]
+    ranked = []
+    for it in route.pop("ranked"):
+        expected = it["estimate"]
+        timing, cost = [expected["timing"][k] for k in TIMING], expected["cost"]
+        ranked.append(
+            [offers.index(it["offer"]), it["score"], it["terms"], timing, [cost["amount"], cost["basis"]],
+             expected["basis"], *SPREAD_AND_SUCCESS, it["why"]]
+        )  # fmt: skip
     return json.dumps(names), json.dumps(inputs), json.dumps({**route, "ranked": ranked})
 
 

@@ -66,7 +66,7 @@ def test_a_decision_comes_back_to_the_last_bit(
 ) -> None:
     ledger = ledger_in(tmp_path_factory.mktemp("l"))
     ranked = []
-    for offer in data.draw(st.permutations(offers)):
+    for offer in data.draw(st.permutations(offers)):  # the very objects
         seconds, score, nano, words, terms = data.draw(SCORES)
         expected = Estimate(Timing(seconds), Cost(NanoUSD(nano), Basis.BILLED), words, 0.3, 0.9)
         ranked.append(Scored(offer, expected, score, terms, words))

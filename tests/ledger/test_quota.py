@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from accel.core.errors import OverBudget
+from accel.core.money import NanoUSD
 from accel.core.offer import Offer, Realm
-from accel.ledger import Budgets, Ledger, Limits
+from accel.ledger import Budgets, Ledger, Limits, Period
 
 NAME = "kaggle quota"
 NOTHING = Limits({}, {})
@@ -102,7 +103,8 @@ def test_a_provider_that_does_not_tell_what_is_left_has_no_limit_of_ours(ledger:
 def test_the_window_counts_what_is_held_and_how_much_of_the_week_is_over(
     ledger: Ledger, clock: Clock
 ) -> None:
-    budgets = Budgets(ledger, NOTHING)
+    # free hours need no budget, and know of none
+    budgets = Budgets(ledger, Limits({("", Period.MONTH): NanoUSD(0)}, {"kaggle": NanoUSD(5)}))
     week = {"quota_s": 1000.0, "quota_resets_at": NOW + timedelta(days=1.75)}
     first = free_hours(800.0, **week)
     budgets.reserve("a", first, 300.0, "t")
