@@ -176,7 +176,7 @@ def _money(found: Report) -> Table:
         each, n = dollars(money.per_question), f"mean of {money.n:,}, estimated"
         table.add_row("per question", each, f"{n}; {dollars(money.per_thousand)} per thousand")
     if found.stages:
-        table.add_row("avoided", dollars(money.avoided), "what the cache's hits would have cost, estimated")
+        table.add_row("avoided", dollars(money.avoided), "a paid offer's price for what was free or cached")
     paid = [p for p in money.projections if p.spent.n]
     for p in paid:
         so_far = f"{dollars(p.spent.total)} {p.spent.basis} of {p.spent.n:,} charges, {p.elapsed:.0%} over"
