@@ -139,7 +139,8 @@ def _served(found: Report) -> Table:
     questions = [(f"questions, {s.name}", s) for s in found.questions if s.ended or s.cancelled]
     for name, s in (*questions, *((s.name, s) for s in found.stages)):
         seconds = (_s(v) for v in (s.seconds.p50, s.seconds.p95, s.seconds.p99))
-        table.add_row(name, f"{s.ended:,}", _well(s), *seconds, _percent(s.hit_share), f"{s.attempts:,}")
+        tries = f"{s.attempts:,}" if s in found.stages else ""  # a question's are those of its stages
+        table.add_row(name, f"{s.ended:,}", _well(s), *seconds, _percent(s.hit_share), tries)
     return table
 
 
