@@ -28,7 +28,7 @@ from accel.experiments.outage_servers import Endpoint, Mode, Seen
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 NAIVE = [sys.executable, str(Path(__file__).with_name("outage_naive.py"))]
-SHORT = Plan("", "", "", warm=2, warm_every_s=0.4, requests=6, dead=4, every_s=0.4, more=4, patience_s=5.0)
+SHORT = Plan("", "", "", warm=4, warm_every_s=0.4, requests=6, dead=4, every_s=0.4, more=4, patience_s=5.0)
 
 
 # The servers ----------------------------------------------------------------------------------------
