@@ -116,6 +116,8 @@ def _loses(task: Task, c: Candidate, first: Candidate, fallback: Sequence[str]) 
     if first.gratis and not c.gratis:
         if c.offer.billing is Billing.SECONDS:
             return f"paid, and {name} is free; {told}"
+        if c.quota_price == 0.0:
+            return f"free, but it succeeds {c.expected.success:.0%} of the time only; {told}"
         return f"its free hours are kept for batch work, and {name} takes none; {told}"
     word = _TERMS[_deciding(c, first)][1]
     return f"{word}: score ${c.score:.6f} against ${first.score:.6f}; {told}"

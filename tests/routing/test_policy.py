@@ -20,6 +20,7 @@ from accel.ledger import Ledger
 from accel.ledger.database import dump
 from accel.routing import Inputs, Measured, Standing, State, rank, replay, same
 from accel.routing.estimate import chance, estimate, in_time
+from accel.routing.policy import SOUND
 
 WITHOUT_ORDER = STATES.map(lambda s: replace(s, order=(), fallback=()))
 
@@ -542,3 +543,15 @@ def test_a_complex_question_is_waited_for_three_times() -> None:
     )
     assert hard["time"] == pytest.approx(3 * simple["time"])
     assert hard["money"] == simple["money"]
+
+
+@pytest.mark.parametrize(
+    ("success", "first"),
+    [(1.0, "local"), (SOUND, "local"), (SOUND - 0.01, "modal"), (0.3, "modal")],
+)
+def test_what_is_free_goes_first_only_while_it_works(success: float, first: str) -> None:
+    """Else the score decides, where failing has a price."""
+    state = State(standings=(Standing("local", success=success), Standing("modal", success=0.99)))
+    wanted = task(within_s=10.0)
+    route = rank(wanted, [offer("local"), priced("modal", "T4", "0.35")], state, 0.0)
+    assert route.ranked[0].offer.provider == first
