@@ -296,6 +296,10 @@ def test_table_report_and_rows_say_how_they_were_made(tmp_path: Path) -> None:
     report = paths[1].read_text()
     assert "| accel | 3 |" in report and "| litellm issue 40405 | 135 |" in report
     assert "not seen" in report and "realm sandbox" in report and "commit" in report
+    cold = [replace(b, plan=replace(b.plan, warm=0)) for b in bouts]
+    told = outage_report.markdown([*bouts, *cold], mine[outage_report.SECONDS].env)
+    assert told.count("## errors, warm") == told.count("## errors, cold") == 1
+    assert told.count("| accel |") == 2
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
