@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=["all", *(m.value for m in DEAD)], default="all",
                         help="how the primary is dead")  # fmt: skip
     parser.add_argument("--warm", type=int, nargs="+", default=[Plan("", "", "").warm], metavar="N",
-                        help="requests before the outage, one run each; 0 as in failoverbench's S15")  # fmt: skip
+                        help="requests before it, one run each; 0 as in failoverbench's S15")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for rows and a report; none: only the table")
     parser.add_argument("--env", type=Path, default=Path(".venv-conformance/litellm"),
                         help="where litellm's environment is, or is made")  # fmt: skip
