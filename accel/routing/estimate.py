@@ -1,21 +1,22 @@
 """What a task would take on an offer. Guarantee: every estimate says if it is a prior or measured.
 
 The prior is arithmetic: the stage's FLOPs over a data-sheet peak times an achieved fraction, or its
-bytes over the memory rate, whichever is longer, plus the way there and back. It is replaced by the
-median of this provider's own attempts, of the same realm, on tasks of a similar size.
+bytes over the memory rate, whichever is longer, plus the way there and back. It is replaced by the medians of
+this provider's own attempts on tasks of a similar size (``Standing.measured``), of the same realm.
+
+Transfer and compute together are taken to be log-normal; queue and cold start are added as they are.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
 from accel.core.attempt import Estimate, Timing
 from accel.core.money import Basis, Cost
 from accel.core.offer import Offer
-from accel.core.task import Numerics, Size, Stage, Task
+from accel.core.task import Numerics, Task
 from accel.routing.gpus import sheet
+from accel.routing.standing import Standing
 
 # all-MiniLM-L6-v2 has 10.6 M matmul parameters, two FLOPs each: 21.4 MFLOP per token. Other models
 # differ; their measured attempts soon replace this prior.
@@ -28,51 +29,46 @@ ACHIEVED_MEMORY = 0.5
 # cores, measured 2026-11-23.
 CPU_FLOPS_PER_CORE = 1.1e11
 CPU_MEMORY = 8e9
-SIMILAR = 4.0  # "a similar size": tokens (or items) within this factor
-MIN_SAMPLES = 3
+# Standard deviation of log seconds before anything is measured: one estimate in twenty is off by more than
+# 2.7 times, about as far as data-sheet arithmetic is from the public figures above.
+SPREAD = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One successful attempt of the past: what estimates learn from."""
+def estimate(task: Task, offer: Offer, standing: Standing) -> Estimate:
+    """Expected seconds and money of ``task`` on ``offer``.
 
-    provider: str
-    stage: Stage
-    size: Size
-    timing: Timing
-
-
-def estimate(task: Task, offer: Offer, history: Sequence[Measured]) -> Estimate:
-    """Expected wait, cold start, transfer and compute seconds, and money, of ``task`` on ``offer``.
-
-    Wait and cold start are the offer's own figures unless measured; money is the offer's rate over
-    cold start, transfer and compute (per-second billing starts when the machine is ours).
+    Wait is the offer's queue (or what was measured) and our own for a free place. Cold start is none where
+    the offer says that it is warm now, else what was measured, else the offer's figure. Money is the
+    offer's rate over cold start, transfer and compute: per-second billing starts when the machine is ours.
     """
-    transfer_s = offer.round_trip_s + offer.seconds_per_byte * task.size.bytes
-    similar = [
-        m.timing
-        for m in history
-        if m.provider == offer.provider and m.stage is task.spec.stage and _similar(m.size, task.size)
-    ]
-    if len(similar) >= MIN_SAMPLES:
-        timing = Timing(
-            wait_s=statistics.median(t.wait_s for t in similar),
-            # warm now is known better than cold then: a resident model has no cold start
-            cold_s=min(offer.cold_s, statistics.median(t.cold_s for t in similar)),
-            transfer_s=statistics.median(t.transfer_s for t in similar),
-            compute_s=statistics.median(t.compute_s for t in similar),
-        )
-        basis = f"measured n={len(similar)}"
+    known = standing.measured
+    if known is not None:
+        t = known.timing
+        cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
+        timing = Timing(t.wait_s + standing.queue_s, cold_s, t.transfer_s, t.compute_s)
+        spread, basis = known.spread, f"measured n={known.n}"
     else:
-        timing = Timing(offer.wait_s, offer.cold_s, transfer_s, _prior_compute_s(task, offer))
-        basis = "prior"
+        transfer_s = offer.round_trip_s + offer.seconds_per_byte * task.size.bytes
+        timing = Timing(
+            offer.wait_s + standing.queue_s, offer.cold_s, transfer_s, _prior_compute_s(task, offer)
+        )
+        spread, basis = SPREAD, "prior"
     billed_s = timing.cold_s + timing.transfer_s + timing.compute_s
-    return Estimate(timing, Cost(offer.rate.cost(billed_s), Basis.ESTIMATED), basis)
+    cost = Cost(offer.rate.cost(billed_s), Basis.ESTIMATED)
+    return Estimate(timing, cost, basis, spread, standing.success)
 
 
-def _similar(a: Size, b: Size) -> bool:
-    x, y = (a.tokens, b.tokens) if a.tokens and b.tokens else (a.items, b.items)
-    return max(x, 1) <= SIMILAR * max(y, 1) and max(y, 1) <= SIMILAR * max(x, 1)
+def in_time(expected: Estimate, within_s: float, *, warm: bool = False) -> float:
+    """Probability that a try which succeeds does so within ``within_s``; warm: were there no cold start."""
+    t = expected.timing
+    left_s = within_s - t.wait_s - (0.0 if warm else t.cold_s)
+    if left_s <= 0:
+        return 0.0
+    work_s = t.transfer_s + t.compute_s
+    if work_s <= 0:
+        return 1.0
+    z = (math.log(work_s) - math.log(left_s)) / max(expected.spread, 1e-3)
+    return 0.5 * math.erfc(z / math.sqrt(2))
 
 
 def _prior_compute_s(task: Task, offer: Offer) -> float:

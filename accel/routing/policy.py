@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accel.core.attempt import Estimate, Refusal, Route, Scored
-from accel.core.money import NANO, NanoUSD
+from accel.core.funds import Funds
+from accel.core.money import NANO
 from accel.core.offer import Offer, Unfit
 from accel.core.task import Task
-from accel.routing.estimate import Measured, estimate
+from accel.routing.estimate import estimate
+from accel.routing.standing import Standing
 
 POLICY = "free-first-1"
 LOCAL = "local"
@@ -35,10 +37,13 @@ class State:
     """
 
     order: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    priorities: tuple[tuple[str, float], ...] = ()
     failed: tuple[Refusal, ...] = ()
-    budget_left: NanoUSD | None = None
     value_of_hour: float = 1.0
-    history: tuple[Measured, ...] = ()
+    value_of_deadline: float = 0.05
+    standings: tuple[Standing, ...] = ()
+    funds: tuple[Funds, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,11 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
         if isinstance(offer, Unfit):
             refused.append(Refusal(offer.provider, offer.reason))
             continue
-        expected = estimate(task, offer, state.history)
+        standing = {s.provider: s for s in state.standings}.get(offer.provider, Standing(offer.provider))
+        expected = estimate(task, offer, standing)
+        if standing.blocked:
+            refused.append(Refusal(offer.provider, standing.blocked))
+            continue
         if reason := _unfit(task, offer, expected, state):
             refused.append(Refusal(offer.provider, reason))
         else:
@@ -106,8 +115,9 @@ def _unfit(task: Task, offer: Offer, expected: Estimate, state: State) -> str:
     seconds = expected.timing.total_s
     if offer.quota_left_s is not None and offer.quota_left_s < seconds:
         return f"{offer.quota_left_s:.0f} s of quota left, {seconds:.0f} s expected"
-    if state.budget_left is not None and expected.cost.amount > state.budget_left:
-        return "its expected cost is above the budget left"
+    for f in state.funds:
+        if f.provider == offer.provider and f.left is not None and expected.cost.amount > f.left:
+            return f.reason
     if offer.provider != LOCAL and _late(task, expected):
         return f"{seconds:.1f} s expected, the deadline is {task.within_s:.1f} s"
     return ""
