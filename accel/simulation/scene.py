@@ -12,6 +12,8 @@ from accel.simulation.evidence import Call, Evidence
 from accel.simulation.faults import Ambush
 from accel.wire import Envelope
 
+# A price holds for those who were shown it: an offer may be a minute old, and a request take as long again.
+HONOURED_S = 120.0
 Watcher = Callable[[Call, Envelope], None]
 
 
@@ -46,6 +48,16 @@ class Scene:
     def is_down(self, region: str, now: float) -> bool:
         """Whether a region cannot be reached."""
         return bool(self._down) and now < self._down.get(region, 0.0)
+
+    def rates_at(self, call: Call) -> list[Rate]:
+        """What a call may have been charged at: any price that was shown shortly before it, and is one."""
+        found, recent = [], call.began - HONOURED_S
+        for since, rate in reversed(self.rates[call.provider]):
+            if not rate.free:
+                found.append(rate)
+            if since <= recent and found:
+                break
+        return found or [call.rate]
 
     def priced(self, name: str, now: float, rate: Rate) -> None:
         """``name`` says from now on that it charges ``rate``."""
