@@ -86,10 +86,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an offer, or a provider that made none, was not considered."""
+    """Why an offer, or a provider that made none, was not considered.
+
+    again_s: seconds until that may end, None when nobody knows or waiting does not help.
+    """
 
     provider: str
     reason: str
+    again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from accel.core.row import Row
 from accel.core.task import Lane, Need, Numerics, Size, Spec, Stage, Task
 from accel.routing import estimate as prior
 from accel.routing.gpus import SHEETS
-from accel.routing.standing import Standing
 
 GPUS = ("T4", "L4", "A100", "H100")
 _FLOAT = 4  # bytes
@@ -213,7 +212,7 @@ def remote_seconds(
         cold_s=assumed.cold_s if start is Start.COLD else 0.0,
         round_trip_s=assumed.round_trip_s + assumed.overhead_s, seconds_per_byte=1 / assumed.bytes_per_s,
     )  # fmt: skip
-    return prior.estimate(task, offer, Standing("imagined")).timing.total_s
+    return prior.estimate(task, offer).timing.total_s
 
 
 def verdict(curve: Curve, gpu: str, start: Start, assumed: Assumptions) -> Verdict:

@@ -27,7 +27,7 @@ BACKLOG = 10_000  # entries kept while the ledger cannot be written; older ones 
 
 @dataclass(slots=True)
 class Entry:
-    """One live request as it goes: what is not in the ledger yet."""
+    """One live request as it goes: what is not in the ledger yet. task: the part that the cache has not."""
 
     task: Task
     parent: str

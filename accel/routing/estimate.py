@@ -1,10 +1,11 @@
 """What a task would take on an offer. Guarantee: every estimate says if it is a prior or measured.
 
 The prior is arithmetic: the stage's FLOPs over a data-sheet peak times an achieved fraction, or its
-bytes over the memory rate, whichever is longer, plus the way there and back. It is replaced by the medians of
-this provider's own attempts on tasks of a similar size (``Standing.measured``), of the same realm.
+bytes over the memory rate, whichever is longer, plus the way there and back. It is replaced by the
+medians of this provider's own attempts on tasks of a similar size (``Standing.measured``).
 
-Transfer and compute together are taken to be log-normal; queue and cold start are added as they are.
+Seconds are taken to be log-normal: their median is the estimate's, and the standard deviation of their
+logarithm its ``spread``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import math
 
 from accel.core.attempt import Estimate, Timing
-from accel.core.money import Basis, Cost
-from accel.core.offer import Offer
+from accel.core.money import Cost, NanoUSD
+from accel.core.offer import Billing, Offer
 from accel.core.task import Numerics, Task
 from accel.routing.gpus import sheet
 from accel.routing.standing import Standing
 
+LOCAL = "local"
 # all-MiniLM-L6-v2 has 10.6 M matmul parameters, two FLOPs each: 21.4 MFLOP per token. Other models
 # differ; their measured attempts soon replace this prior.
 FLOP_PER_TOKEN = 21.4e6
@@ -29,46 +31,72 @@ ACHIEVED_MEMORY = 0.5
 # cores, measured 2026-11-23.
 CPU_FLOPS_PER_CORE = 1.1e11
 CPU_MEMORY = 8e9
-# Standard deviation of log seconds before anything is measured: one estimate in twenty is off by more than
-# 2.7 times, about as far as data-sheet arithmetic is from the public figures above.
-SPREAD = 0.5
+# Spread while nothing is measured; both are ours. At 0.5 the 95th percentile is 2.3 times the median: a
+# network and a stranger's machine lie between. At 0.2 it is 1.4 times: this machine has only its own load.
+REMOTE_SPREAD = 0.5
+LOCAL_SPREAD = 0.2
+# Above it a mean of a log-normal is 7.4 medians, and says more about the fit than about the provider.
+WIDEST = 2.0
+# More than any account can hold: SQLite integers end here.
+UNPAYABLE = NanoUSD(2**63)
+_UNMEASURED = Standing("")
+_SQRT2 = math.sqrt(2.0)
+_FREE = Cost()
 
 
-def estimate(task: Task, offer: Offer, standing: Standing) -> Estimate:
-    """Expected seconds and money of ``task`` on ``offer``.
+def estimate(task: Task, offer: Offer, standing: Standing | None = None) -> Estimate:
+    """Expected wait, cold start, transfer and compute seconds, and money, of ``task`` on ``offer``.
 
-    Wait is the offer's queue (or what was measured) and our own for a free place. Cold start is none where
-    the offer says that it is warm now, else what was measured, else the offer's figure. Money is the
-    offer's rate over cold start, transfer and compute: per-second billing starts when the machine is ours.
+    Wait and cold start are the offer's own figures unless measured, and the queue of our own calls there is
+    waited for besides. Money is asked only where seconds are billed: the offer's rate over cold start,
+    transfer and compute (billing starts when the machine is ours); ``UNPAYABLE`` where no account could
+    hold it. ``standing`` None: nothing is known of the provider.
     """
-    known = standing.measured
-    if known is not None:
-        t = known.timing
-        cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
-        timing = Timing(t.wait_s + standing.queue_s, cold_s, t.transfer_s, t.compute_s)
-        spread, basis = known.spread, f"measured n={known.n}"
-    else:
+    known = standing or _UNMEASURED
+    measured = known.measured
+    if measured is None:
         transfer_s = offer.round_trip_s + offer.seconds_per_byte * task.size.bytes
-        timing = Timing(
-            offer.wait_s + standing.queue_s, offer.cold_s, transfer_s, _prior_compute_s(task, offer)
-        )
-        spread, basis = SPREAD, "prior"
-    billed_s = timing.cold_s + timing.transfer_s + timing.compute_s
-    cost = Cost(offer.rate.cost(billed_s), Basis.ESTIMATED)
-    return Estimate(timing, cost, basis, spread, standing.success)
+        compute_s, basis = _prior_compute_s(task, offer), "prior"
+        timing = Timing(offer.wait_s + known.queue_s, offer.cold_s, transfer_s, compute_s)
+        spread = LOCAL_SPREAD if offer.provider == LOCAL else REMOTE_SPREAD
+    else:
+        t, basis, spread = measured.timing, f"measured n={measured.n}", measured.spread
+        # warm or cold now, as the offer says, is known better than what most calls found then
+        cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
+        timing = Timing(t.wait_s + known.queue_s, cold_s, t.transfer_s, t.compute_s)
+    cost = _cost(offer, billed_s(timing)) if offer.billing is Billing.SECONDS else _FREE
+    return Estimate(timing, cost, basis, spread, min(1.0, max(0.0, known.success)))
 
 
-def in_time(expected: Estimate, within_s: float, *, warm: bool = False) -> float:
-    """Probability that a try which succeeds does so within ``within_s``; warm: were there no cold start."""
-    t = expected.timing
-    left_s = within_s - t.wait_s - (0.0 if warm else t.cold_s)
-    if left_s <= 0:
-        return 0.0
-    work_s = t.transfer_s + t.compute_s
-    if work_s <= 0:
+def billed_s(timing: Timing) -> float:
+    """Seconds that a provider counts: waiting for a machine is not among them."""
+    return timing.cold_s + timing.transfer_s + timing.compute_s
+
+
+def in_time(seconds: float, spread: float, within_s: float | None) -> float:
+    """P(done within ``within_s``) of what does succeed: Φ((ln within_s − ln seconds) / spread)."""
+    if within_s is None or seconds <= 0:
         return 1.0
-    z = (math.log(work_s) - math.log(left_s)) / max(expected.spread, 1e-3)
-    return 0.5 * math.erfc(z / math.sqrt(2))
+    if not spread > 0:
+        return 1.0 if seconds <= within_s else 0.0
+    return 0.5 * math.erfc((math.log(seconds) - math.log(within_s)) / (spread * _SQRT2))
+
+
+def chance(expected: Estimate, within_s: float | None) -> float:
+    """P(an answer within ``within_s``): the share that succeeds, times P(in time)."""
+    return expected.success * in_time(expected.timing.total_s, expected.spread, within_s)
+
+
+def mean_factor(spread: float) -> float:
+    """The mean of a log-normal over its median, exp(spread² / 2), for spreads up to ``WIDEST``."""
+    return math.exp(min(max(0.0, spread), WIDEST) ** 2 / 2)
+
+
+def _cost(offer: Offer, seconds: float) -> Cost:
+    try:
+        return Cost(offer.rate.cost(seconds))
+    except (ValueError, OverflowError):  # times that cannot be: the filter says so
+        return Cost(UNPAYABLE)
 
 
 def _prior_compute_s(task: Task, offer: Offer) -> float:

@@ -198,6 +198,10 @@ class Health:
         longest = usual * 2.0 ** min(line.timeouts, MOST_DOUBLINGS)
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
+    def known(self, scored: Scored, task: Task) -> bool:
+        """Whether similar calls were measured."""
+        return self._line(scored.offer.provider, task.spec).track.view(task.size) is not None
+
     def hedge_after_s(self, scored: Scored, task: Task) -> float | None:
         """Seconds after which a try is slower than 95 % of similar ones; None when too few are known."""
         view = self._line(scored.offer.provider, task.spec).track.view(task.size)
