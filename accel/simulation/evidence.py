@@ -7,9 +7,7 @@ its ledger. Times are loop seconds; money is nano-dollars.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from accel.core.attempt import Attempt, Route
 from accel.core.money import ZERO, NanoUSD, Rate
@@ -99,6 +97,7 @@ class End:
     task_id: str
     began: float
     within_s: float
+    target_s: float | None
     local_fits: bool
     ended: float = FOREVER
     outcome: str = ""
@@ -122,18 +121,20 @@ class Outage:
 
 @dataclass(slots=True)
 class Evidence:
-    """All of it, of one run. lives: when each router began. seen: what was found wrong on the way."""
+    """All of it, of one run.
+
+    lives: when each router began. blocked: decisions that left out (engine, provider, stage, model) for its
+    breaker, and when. seen: what was found wrong on the way, by invariant. alerts: keys, as they were sent.
+    jumps: when the wall clock was set, and by what. jobs: how each ended.
+    """
 
     calls: list[Call] = field(default_factory=list)
     rented: list[Rented] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     lives: list[float] = field(default_factory=list)
-    blocked: list[tuple[float, str, str, str, float]] = field(default_factory=list)
+    blocked: list[tuple[float, tuple[int, str, str, str]]] = field(default_factory=list)
     seen: list[tuple[int, str]] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
     jumps: list[tuple[float, float]] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
-    open_calls: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
-    quota_used_s: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
-    wall: datetime | None = None

@@ -11,6 +11,7 @@ time): live replicas do not exist yet; what is checked are the leases of jobs.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ ASK_AGAIN_S = 360.0
 NEAR = 1_000
 # from the end of a job to its release: a poll, its downloads, and a provider that does not answer
 GRACE_S = 120.0
+# standard deviations from the median to the 95th percentile, and a little
+SURE = 1.65
 # never dispatched, by the word of the router itself
 UNSENT = ("OverBudget", "LedgerError")
 
@@ -356,7 +359,9 @@ def _passed_over(end: End) -> str:
     for other in end.route.ranked[1:]:
         if other.offer.billing is Billing.SECONDS or dict(other.terms).get("quota", 0.0) > 0:
             continue
-        if other.estimate.timing.total_s <= min(1.0, end.within_s):
+        expected = other.estimate
+        sure_s = expected.timing.total_s * math.exp(SURE * expected.spread)
+        if sure_s < 0.99 * end.within_s and expected.timing.total_s <= (end.target_s or math.inf):
             return f"{first.offer.provider} is paid, and {other.offer.provider} is free and in time"
     return ""
 

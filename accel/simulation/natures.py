@@ -6,7 +6,8 @@ priors are about right where nothing is measured yet; prices are of the order of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from datetime import date
 
 from accel.core.money import Rate, from_dollars
@@ -81,7 +82,7 @@ HERE = "here"  # the region of this machine
 
 WORLD: tuple[Nature, ...] = (
     Nature(LOCAL, CPU, "0", per_token_s=1.9e-4, spread=0.2, failing=0.002, region=HERE),
-    Nature("free-t4", Gpu("T4", 1, 15 * GIB, 75), "0", per_token_s=8.8e-6, way_s=0.15, cold_s=8.0, failing=0.01,
+    Nature("free-t4", Gpu("T4", 1, 15 * GIB, 75), "0", per_token_s=8.8e-6, way_s=0.15, failing=0.01,
            quota_s=2400.0, interruptible=True, region="east", numerics=BOTH, meets=_ALL),
     Nature("spot-l4", Gpu("L4", 1, 24 * GIB, 89), "0.30", per_token_s=2.4e-6, way_s=0.1, cold_s=5.0,
            failing=0.01, interruptible=True, region="east", numerics=BOTH, meets=_ALL),
@@ -94,6 +95,18 @@ WORLD: tuple[Nature, ...] = (
     Nature("steady-h100", Gpu("H100", 1, 80 * GIB, 90), "2.40", per_token_s=1.1e-6, way_s=0.1, failing=0.002,
            region="west", numerics=BOTH, meets=_STEADY),
 )  # fmt: skip
+
+
+def world(seed: int, requests: int, span_s: float) -> tuple[Nature, ...]:
+    """``WORLD`` with free hours that a run of ``requests`` can use up, in a window that ends while it lasts, or
+    days later, so that they are spent freely, or kept."""
+    chance = random.Random(f"{seed}:world")
+    quota_s = requests * (0.02 + 0.08 * chance.random())
+    resets_s = span_s * (0.3 + 0.5 * chance.random()) if chance.random() < 0.6 else 3 * 86_400.0
+    return tuple(
+        n if n.quota_s is None else replace(n, quota_s=quota_s, resets_s=resets_s) for n in WORLD
+    )
+
 
 # rented for a job; they serve nothing live
 BATCH: tuple[Nature, ...] = (

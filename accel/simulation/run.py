@@ -24,7 +24,7 @@ from accel.core.errors import AccelError, EveryAttemptFailed
 from accel.core.money import NanoUSD, dollars
 from accel.core.task import Task
 from accel.ledger import Limits, alerts
-from accel.simulation import allowance, clock, invariants, jobs, trace, traffic
+from accel.simulation import allowance, clock, invariants, jobs, natures, trace, traffic
 from accel.simulation.batch import SimulatedBatch
 from accel.simulation.clock import WallClock
 from accel.simulation.disasters import Disasters
@@ -32,7 +32,7 @@ from accel.simulation.evidence import End, Evidence
 from accel.simulation.faults import Ambush, Fault, plan
 from accel.simulation.invariants import Case
 from accel.simulation.loop import run_virtual
-from accel.simulation.natures import BATCH, LOCAL, WORLD, Nature
+from accel.simulation.natures import BATCH, Nature
 from accel.simulation.router import LEDGER, Router
 from accel.simulation.scene import Scene
 from accel.simulation.traffic import Asked
@@ -86,12 +86,12 @@ def _silent(done: int, total: int) -> None:
 
 
 def simulate(
-    seed: int, requests: int = 1000, world: Sequence[Nature] = WORLD, *, faults: Iterable[Fault] = Fault,
+    seed: int, requests: int = 1000, world: Sequence[Nature] | None = None, *, faults: Iterable[Fault] = Fault,
     limits: Limits | None = None, progress: Callable[[int, int], None] = _silent,
 ) -> Simulated:  # fmt: skip
-    """Run ``requests`` live requests, and some batch jobs, against ``world``, and judge what came of it.
+    """Run ``requests`` live requests, and some batch jobs, and judge what came of it.
 
-    faults: the classes to inject. limits: budgets; drawn from the seed when not given. progress: told of
+    world: live providers, and no others; ``natures`` when not given. faults: the classes to inject. limits: budgets; drawn from the seed when not given. progress: told of
     (requests begun, requests). Raises ValueError for fewer than one request.
     """
     if requests < 1:
@@ -117,20 +117,21 @@ class _Run:
     """The world of one run, and the router that lives in it, time after time."""
 
     def __init__(
-        self, seed: int, requests: int, world: Sequence[Nature], faults: Iterable[Fault],
+        self, seed: int, requests: int, world: Sequence[Nature] | None, faults: Iterable[Fault],
         limits: Limits | None, folder: Path, progress: Callable[[int, int], None],
     ) -> None:  # fmt: skip
-        self.seed, self.world, self.folder, self.progress = seed, world, folder, progress
+        self.seed, self.folder, self.progress = seed, folder, progress
         self.asked = traffic.draw(seed, requests)
         span_s = self.asked[-1].at_s
+        self.world = natures.world(seed, requests, span_s) if world is None else tuple(world)
         self.planned = plan(seed, requests, span_s, faults)
         self.limits = limits or allowance.draw(seed, requests)
         self.scene = Scene(Ambush(self.planned))
         self.wall = WallClock()
         self.runtime = clock.runtime(seed, self.wall)
-        self.live = {n.name: SimulatedProvider(n, self.runtime, seed, self.scene) for n in world}
-        batch = BATCH if any(n.name != LOCAL and n.region for n in world) else ()
-        self.batch = [SimulatedBatch(n, self.runtime, seed, self.scene) for n in batch]
+        self.live = {n.name: SimulatedProvider(n, self.runtime, seed, self.scene) for n in self.world}
+        # a world that was handed in is all there is
+        self.batch = [SimulatedBatch(n, self.runtime, seed, self.scene) for n in BATCH if world is None]
         self.purse = Purse(self.limits, self.wall, self.evidence)
         self.tasks: dict[str, Task] = {}
         self.restarted = asyncio.Event()
@@ -142,8 +143,8 @@ class _Run:
     async def play(self) -> Simulated:
         """From the first request to the last consequence."""
         loop = asyncio.get_running_loop()
-        natures = {n.name: n for n in (*self.world, *BATCH)}
-        Watch(self.scene, natures, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
+        known = {n.name: n for n in (*self.world, *BATCH)}
+        Watch(self.scene, known, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
         popular = [asked.texts[0] for asked in self.asked[: len(self.asked) // 10 + 1]]
         disasters = Disasters(
             self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill, popular
@@ -195,7 +196,8 @@ class _Run:
 
     def _begin(self, ident: str, asked: Asked) -> None:
         router, now = self.router, asyncio.get_running_loop().time()
-        end = End(self.scene.engine, ident, now, asked.within_s, asked.kind.local_fits, items=len(asked.texts))
+        end = End(self.scene.engine, ident, now, asked.within_s, asked.target_s,
+                  asked.kind.local_fits, items=len(asked.texts))
         self.evidence.ends.append(end)
         router.start(self._request(router, end, asked), lambda _: self._ended(end))
 

@@ -24,7 +24,7 @@ BURSTS, LARGEST_BURST = 0.01, 30
 LENGTHS = ((0.40, 80, 400), (0.42, 3_000, 12_000), (0.18, 30_000, 60_000))
 DIFFERENT = 0.7  # texts per request; cubed draws make a few of them popular
 WITHIN_S = ((0.80, 12.0), (0.10, 3.0), (0.10, 40.0))
-TARGET_S = 1.0
+TARGET_S = 1.0  # of half of them; the others would rather have it cheap
 
 BASE = Spec(Stage.EMBED, model="small", revision="r1", dimension=8)
 LIVE = Need(Stage.EMBED, Lane.LIVE)
@@ -59,6 +59,7 @@ class Asked:
     kind: Kind
     texts: tuple[str, ...]
     within_s: float
+    target_s: float | None
 
 
 def draw(seed: int, requests: int) -> list[Asked]:
@@ -79,7 +80,8 @@ def draw(seed: int, requests: int) -> list[Asked]:
         count = 1 if chance.random() < 0.85 else chance.randrange(2, 5)
         chosen = tuple(texts[int(len(texts) * chance.random() ** 3)] for _ in range(count))
         kind = chance.choices(KINDS, shares)[0]
-        asked.append(Asked(now, kind, chosen, _one_of(chance, WITHIN_S)))
+        target_s = TARGET_S if chance.random() < 0.5 else None
+        asked.append(Asked(now, kind, chosen, _one_of(chance, WITHIN_S), target_s))
     return asked
 
 
@@ -106,7 +108,7 @@ def task_of(ident: str, asked: Asked) -> tuple[Task, Envelope]:
     kind, tokens = asked.kind, sum(map(answers.tokens_of, asked.texts))
     task = Task(
         ident, Lane.LIVE, kind.spec, Size(len(asked.texts), tokens, 4 * tokens), kind.need,
-        within_s=asked.within_s, target_s=TARGET_S,
+        within_s=asked.within_s, target_s=asked.target_s,
     )  # fmt: skip
     return task, Envelope(ident, _fields(kind.spec), _tensors(asked.texts, kind.spec.stage))
 

@@ -23,7 +23,7 @@ from accel.simulation import answers, mishaps
 from accel.simulation.answers import vectors_of
 from accel.simulation.evidence import FOREVER, Call
 from accel.simulation.mishaps import Mishap
-from accel.simulation.natures import WORLD, Nature
+from accel.simulation.natures import LOCAL, WORLD, Nature
 from accel.simulation.scene import Scene
 from accel.wire import Envelope, unpack_texts
 
@@ -59,7 +59,7 @@ class SimulatedProvider:
     async def probe(self, need: Need) -> Offer | Unfit:
         """An offer, unless it is unreachable, taken away, or its quota is used up."""
         nature, now, clock = self.nature, self._runtime.now(), asyncio.get_running_loop().time()
-        if self.down(clock):
+        if self.name != LOCAL and self.down(clock):  # this machine always has an offer, good or not
             await asyncio.sleep(0.2)
             return Unfit(self.name, self.realm, "it does not answer", now)
         if self.gone[0] <= clock < self.gone[1]:
