@@ -177,7 +177,7 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
         shown: set[str] = set()
         for d, ok in zip(found, again, strict=True):
             told = "" if not replay else " · replayed: same route" if ok else " · replayed: ANOTHER ROUTE"
-            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown)
+            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown, terms=True)
     ledger.close()
     if not all(again):
         raise AccelError("a logged decision did not replay to the same route.")

@@ -9,12 +9,16 @@ what one of them took is not sent to it again because the other failed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from accel.core.errors import LedgerError
 from accel.core.money import NanoUSD, dollars
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
@@ -22,6 +26,8 @@ from accel.ledger import Ledger, alerts
 from accel.ledger.alerts import Alert
 from accel.monitoring.channels import Channel, Told
 
+log = logging.getLogger(__name__)
+EVERY_S = 30.0
 SCHEMA = 1  # of what is sent: fields are added, never changed
 INTERRUPTED = "interrupted while it was sent; it may have been taken"
 
@@ -54,6 +60,39 @@ async def deliver(ledger: Ledger, channel: Channel, runtime: Runtime) -> Deliver
         why += [reason] if reason else []
     waiting = await runtime.offload(alerts.pending, ledger)
     return Delivered(ended["done"], ended["pending"], ended["failed"], waiting, why[-1] if why else "")
+
+
+@contextlib.asynccontextmanager
+async def delivering(
+    ledger: Ledger, channel: Channel, runtime: Runtime, every_s: float = EVERY_S
+) -> AsyncIterator[None]:
+    """Deliver what is due every ``every_s`` seconds and once more at the end; nothing without a channel.
+
+    A delivery that is under way at the end is waited for: cut off, it could not be told from one taken.
+    """
+    if not channel.ways:
+        yield
+        return
+    over = asyncio.Event()
+
+    async def deliver_on() -> None:
+        while True:
+            try:
+                await deliver(ledger, channel, runtime)
+            except LedgerError as failure:
+                log.warning("alerts cannot be delivered now: %s", failure)
+            if over.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await over.wait()
+
+    sender = asyncio.create_task(deliver_on())
+    try:
+        yield
+    finally:
+        over.set()
+        await sender
 
 
 def message(alert: Alert, realm: Realm) -> dict[str, Any]:

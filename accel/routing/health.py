@@ -54,16 +54,17 @@ class _Line:
 class _Place:
     """One provider as a whole."""
 
-    __slots__ = ("account", "limiter", "paused_until")
+    __slots__ = ("account", "limiter", "paused_until", "under_way_s")
 
     def __init__(self, chance: random.Random) -> None:
         self.account, self.limiter = Breaker(chance), Limiter()
         self.paused_until = float("-inf")
+        self.under_way_s = 0.0  # usual seconds of the calls in flight
 
 
 @dataclass(slots=True)
 class Call:
-    """One call in flight, from ``begin`` to its one ``ended``."""
+    """One call in flight, from ``begin`` to its one end. usual_s: what similar calls worked."""
 
     provider: str
     task: Task
@@ -72,6 +73,7 @@ class Call:
     began: float
     generation: int
     account: int | None
+    usual_s: float
 
 
 class Health:
@@ -89,8 +91,8 @@ class Health:
         view = line.track.view(task.size)
         measured = view.measured if view else None
         success = line.success.share(now)
-        if provider == LOCAL:
-            return Standing(provider, success=success, measured=measured)
+        if provider == LOCAL:  # it takes everything, one after another: what is under way goes first
+            return Standing(provider, queue_s=place.under_way_s, success=success, measured=measured)
         blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
         return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
 
@@ -141,7 +143,10 @@ class Health:
         """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
         line, place = self._line(provider, task.spec), self._place(provider)
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
-        return Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        view = line.track.view(task.size)
+        usual_s = view.measured.timing.compute_s if view else 0.0
+        place.under_way_s += usual_s
+        return Call(provider, task, line, place, now, line.breaker.begin(now), account, usual_s)
 
     def succeeded(self, call: Call, timing: Timing, now: float) -> None:
         """It gave a valid output. timing: without our own queue."""
@@ -234,6 +239,8 @@ class Health:
         return line.breaker.refusal(now) or line.ceiling.refusal(size, now)
 
     def _over(self, call: Call, now: float, weight: int | None, well: bool | None) -> None:
+        # never below 0: sums of floats in another order may differ in their last bit
+        call.place.under_way_s = max(0.0, call.place.under_way_s - call.usual_s)
         if call.provider == LOCAL:
             return
         call.line.breaker.end(call.generation, now, weight)

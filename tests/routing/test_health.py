@@ -354,6 +354,22 @@ def test_once_the_breaker_opened_it_alone_stands_for_the_failures() -> None:
     assert standing.blocked == "" and standing.success == pytest.approx(0.95)
 
 
+def test_this_machine_has_a_queue_too() -> None:
+    """It takes everything; what is under way is worked off before what comes next."""
+    h = health()
+    assert h.standing("local", task(), 0.0).queue_s == 0.0
+    for _ in range(3):
+        h.succeeded(h.begin("local", task(), 0.0), Timing(compute_s=2.0), 2.0)
+    calls = [h.begin("local", task(), 3.0) for _ in range(4)]
+    assert h.standing("local", task(), 3.0).queue_s == 8.0
+    h.succeeded(calls[0], Timing(compute_s=2.0), 5.0)
+    h.failed(calls[1], Unreachable("x", provider="local"), 5.0)
+    h.dropped(calls[2], 5.0)
+    assert h.standing("local", task(), 5.0).queue_s == 2.0
+    h.dropped(calls[3], 5.0)
+    assert h.standing("local", task(), 5.0).queue_s == 0.0
+
+
 def test_the_queue_is_told() -> None:
     h = health()
     limiter = h.limiter("a")
