@@ -24,10 +24,14 @@ class WallClock:
     def __init__(self, start: datetime = START) -> None:
         self._start, self.offset_s = start, 0.0
         self.latest = start  # that it ever showed
+        self._shown = (-1.0, start)  # the engine asks several times in one instant
 
     def now(self) -> datetime:
         """What it shows."""
-        return self._start + timedelta(seconds=asyncio.get_running_loop().time() + self.offset_s)
+        seconds = asyncio.get_running_loop().time() + self.offset_s
+        if self._shown[0] != seconds:
+            self._shown = (seconds, self._start + timedelta(seconds=seconds))
+        return self._shown[1]
 
     def jump(self, seconds: float) -> None:
         """Set it on, or back."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,10 +20,11 @@ from accel.simulation import answers
 from accel.simulation.natures import GIB
 from accel.wire import Envelope, pack_texts
 
+T = TypeVar("T")
 EVERY_S = 0.4  # mean time between two requests
 BURSTS, LARGEST_BURST = 0.01, 30
 # share of texts and their tokens, from and to
-LENGTHS = ((0.40, 80, 400), (0.42, 3_000, 12_000), (0.18, 30_000, 60_000))
+LENGTHS = ((0.40, (80, 400)), (0.42, (3_000, 12_000)), (0.18, (30_000, 60_000)))
 DIFFERENT = 0.7  # texts per request; cubed draws make a few of them popular
 WITHIN_S = ((0.80, 12.0), (0.10, 3.0), (0.10, 40.0))
 TARGET_S = 1.0  # of half of them; the others would rather have it cheap
@@ -66,7 +69,7 @@ def draw(seed: int, requests: int) -> list[Asked]:
     """All requests of a run, by time."""
     chance = random.Random(f"{seed}:traffic")
     texts = [_text(chance, number) for number in range(max(20, int(DIFFERENT * requests)))]
-    shares = [k.share for k in KINDS]
+    kinds = tuple((k.share, k) for k in KINDS)
     asked: list[Asked] = []
     now, burst = 0.0, 0
     while len(asked) < requests:
@@ -79,22 +82,18 @@ def draw(seed: int, requests: int) -> list[Asked]:
                 burst = chance.randrange(5, LARGEST_BURST)
         count = 1 if chance.random() < 0.85 else chance.randrange(2, 5)
         chosen = tuple(texts[int(len(texts) * chance.random() ** 3)] for _ in range(count))
-        kind = chance.choices(KINDS, shares)[0]
+        kind = _one_of(chance, kinds)
         target_s = TARGET_S if chance.random() < 0.5 else None
         asked.append(Asked(now, kind, chosen, _one_of(chance, WITHIN_S), target_s))
     return asked
 
 
 def _text(chance: random.Random, number: int) -> str:
-    left = chance.random()
-    for share, low, high in LENGTHS:
-        left -= share
-        if left < 0:
-            break
+    low, high = _one_of(chance, LENGTHS)
     return f"{chance.randrange(low, high)}|{number}"
 
 
-def _one_of(chance: random.Random, shares: tuple[tuple[float, float], ...]) -> float:
+def _one_of(chance: random.Random, shares: Sequence[tuple[float, T]]) -> T:
     left = chance.random()
     for share, value in shares:
         left -= share
@@ -118,6 +117,7 @@ def _fields(spec: Spec) -> dict[str, str | int | bool]:
     return spec.fields()
 
 
+@functools.lru_cache(maxsize=4096)
 def _tensors(texts: tuple[str, ...], stage: Stage) -> dict[str, np.ndarray]:
     packed = pack_texts(texts)
     if stage is Stage.RERANK:
