@@ -214,6 +214,8 @@ class _Run:
             end.outcome, end.message = type(failed).__name__, str(failed)
         except asyncio.CancelledError:
             end.outcome = "cancelled"
+        except Exception as bug:  # an error that is none of ours is a broken promise, not the end of the run
+            end.outcome, end.message = type(bug).__name__, str(bug)
         end.ended = asyncio.get_running_loop().time()
         if router.dead:
             end.outcome = "killed"
