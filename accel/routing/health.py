@@ -23,7 +23,7 @@ from accel.core.task import Size, Spec, Task
 from accel.routing.breaker import FAILURE, SILENCE, SUCCESS, Breaker, Phase
 from accel.routing.limiter import Limiter
 from accel.routing.policy import LOCAL
-from accel.routing.standing import Standing
+from accel.routing.standing import Measured, Standing
 from accel.routing.throttle import Throttle
 from accel.routing.track import Ceiling, Success, Track, View, amount
 
@@ -54,17 +54,16 @@ class _Line:
 class _Place:
     """One provider as a whole."""
 
-    __slots__ = ("account", "limiter", "paused_until", "under_way_s")
+    __slots__ = ("account", "limiter", "paused_until")
 
     def __init__(self, chance: random.Random) -> None:
         self.account, self.limiter = Breaker(chance), Limiter()
         self.paused_until = float("-inf")
-        self.under_way_s = 0.0  # usual seconds of the calls in flight
 
 
 @dataclass(slots=True)
 class Call:
-    """One call in flight, from ``begin`` to its one end. usual_s: what similar calls worked."""
+    """One call in flight, from ``begin`` to its one end."""
 
     provider: str
     task: Task
@@ -73,7 +72,6 @@ class Call:
     began: float
     generation: int
     account: int | None
-    usual_s: float
 
 
 class Health:
@@ -84,15 +82,16 @@ class Health:
         self._random = chance
         self._lines: dict[tuple[str, str, str], _Line] = {}
         self._places: dict[str, _Place] = {}
+        self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
         """What the policy may know of ``provider`` for ``task``."""
         line, place = self._line(provider, task.spec), self._place(provider)
         view = line.track.view(task.size)
-        measured = view.measured if view else None
+        measured = _scaled(view, task.size) if view else None
         success = line.success.share(now)
-        if provider == LOCAL:  # it takes everything, one after another: what is under way goes first
-            return Standing(provider, queue_s=place.under_way_s, success=success, measured=measured)
+        if provider == LOCAL:
+            return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
         blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
         return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
 
@@ -139,14 +138,14 @@ class Health:
         """Its places; None for this machine."""
         return None if provider == LOCAL else self._place(provider).limiter
 
-    def begin(self, provider: str, task: Task, now: float) -> Call:
+    def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
         """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
         line, place = self._line(provider, task.spec), self._place(provider)
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
-        view = line.track.view(task.size)
-        usual_s = view.measured.timing.compute_s if view else 0.0
-        place.under_way_s += usual_s
-        return Call(provider, task, line, place, now, line.breaker.begin(now), account, usual_s)
+        call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        if provider == LOCAL:
+            self._here[id(call)] = (now, expected_s)
+        return call
 
     def succeeded(self, call: Call, timing: Timing, now: float) -> None:
         """It gave a valid output. timing: without our own queue."""
@@ -238,10 +237,16 @@ class Health:
             return "it asked to be left alone", place.paused_until - now
         return line.breaker.refusal(now) or line.ceiling.refusal(size, now)
 
+    def _backlog_s(self, now: float) -> float:
+        """Compute seconds before this machine, which takes everything and does it one after another."""
+        if not self._here:
+            return 0.0
+        began, first_s = next(iter(self._here.values()))
+        return sum(s for _, s in self._here.values()) - min(now - began, first_s)
+
     def _over(self, call: Call, now: float, weight: int | None, well: bool | None) -> None:
-        # never below 0: sums of floats in another order may differ in their last bit
-        call.place.under_way_s = max(0.0, call.place.under_way_s - call.usual_s)
         if call.provider == LOCAL:
+            self._here.pop(id(call), None)
             return
         call.line.breaker.end(call.generation, now, weight)
         if call.account is not None:
@@ -282,3 +287,10 @@ def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float
 def _stretch(view: View, size: Size) -> float:
     """How much longer this size may take than the median one, if seconds grew in proportion."""
     return max(1.0, amount(size) / view.middle)
+
+
+def _scaled(view: View, size: Size) -> Measured:
+    """What was measured of the median size, for this one: computing grows with the work, the way does not."""
+    known, ratio = view.measured, amount(size) / view.middle
+    t = known.timing
+    return Measured(known.n, Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio), known.spread)

@@ -270,21 +270,23 @@ def test_nothing_is_measured_below_three_successes_and_failures_do_not_count() -
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0.01, 5)), min_size=3, max_size=120),
        st.integers(1, 5000))  # fmt: skip
-def test_measured_is_the_median_of_recent_successes_of_similar_size(
+def test_measured_is_the_median_of_recent_successes_of_similar_size_for_this_one(
     done: list[tuple[int, float]], tokens: int
 ) -> None:
     h = health()
     for size, seconds in done:
         succeed(h, asked=task(tokens=size), seconds=seconds)
     middle = 2.0 ** (tokens.bit_length() - 0.5)
-    similar = [s for n, s in done[-KEPT:] if middle / 4 <= n <= middle * 4]
+    near = [(n, s) for n, s in done[-KEPT:] if middle / 4 <= n <= middle * 4]
+    similar = [s for _, s in near]
     measured = h.standing("a", task(tokens=tokens), 0.0).measured
     if len(similar) < 3:
         assert measured is None
         return
     assert measured is not None
     assert measured.n == len(similar)
-    assert measured.timing.compute_s == pytest.approx(statistics.median(similar))
+    ratio = tokens / statistics.median([n for n, _ in near])  # computing grows with the work
+    assert measured.timing.compute_s == pytest.approx(statistics.median(similar) * ratio)
     assert measured.spread >= LEAST_SPREAD
 
 
@@ -358,16 +360,17 @@ def test_this_machine_has_a_queue_too() -> None:
     """It takes everything; what is under way is worked off before what comes next."""
     h = health()
     assert h.standing("local", task(), 0.0).queue_s == 0.0
-    for _ in range(3):
-        h.succeeded(h.begin("local", task(), 0.0), Timing(compute_s=2.0), 2.0)
-    calls = [h.begin("local", task(), 3.0) for _ in range(4)]
+    calls = [h.begin("local", task(), 3.0, 2.0) for _ in range(4)]
     assert h.standing("local", task(), 3.0).queue_s == 8.0
+    assert h.standing("local", task(), 4.5).queue_s == 6.5
     h.succeeded(calls[0], Timing(compute_s=2.0), 5.0)
     h.failed(calls[1], Unreachable("x", provider="local"), 5.0)
     h.dropped(calls[2], 5.0)
-    assert h.standing("local", task(), 5.0).queue_s == 2.0
+    assert h.standing("local", task(), 5.0).queue_s == 0.0  # the last has had its time, and is still running
     h.dropped(calls[3], 5.0)
-    assert h.standing("local", task(), 5.0).queue_s == 0.0
+    assert h.begin("local", task(), 6.0, 1.0)
+    assert h.standing("local", task(), 6.0).queue_s == 1.0
+    assert h.standing("a", task(), 6.0).queue_s == 0.0
 
 
 def test_the_queue_is_told() -> None:
