@@ -1,4 +1,4 @@
-"""``accel simulate``. Guarantee: a broken invariant is named, with the command that plays it again; exit code 1.
+"""``accel simulate``. Guarantee: a broken invariant is named, with the command to play it again; exit 1.
 
 Realm ``simulated``: nothing is executed, and no figure of it says anything about a real provider.
 """
@@ -21,9 +21,9 @@ BROKEN = 1
 
 def show_simulation(seed: int, requests: int, *, as_json: bool) -> None:
     """Simulate one seed and show what came of it."""
-    with _interruptible(f"accel simulate --seed {seed} --requests {requests}"):
-        with terminal.progress("simulating") as told:
-            found = simulate(seed, requests, progress=told)
+    command = f"accel simulate --seed {seed} --requests {requests}"
+    with _interruptible(command), terminal.progress("simulating") as told:
+        found = simulate(seed, requests, progress=told)
     if as_json:
         terminal.print_json({"realm": Realm.SIMULATED.value, **asdict(found)})
     else:

@@ -2,6 +2,7 @@
 
 from accel.simulation.campaign import campaign
 from accel.simulation.loop import DeadlockError, run_virtual
-from accel.simulation.run import Simulated, simulate
+from accel.simulation.result import Simulated
+from accel.simulation.run import simulate
 
 __all__ = ["DeadlockError", "Simulated", "campaign", "run_virtual", "simulate"]

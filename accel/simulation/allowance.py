@@ -1,4 +1,4 @@
-"""The budgets of a run. Guarantee: drawn from the seed; some runs have plenty, in some the hard stop is met."""
+"""The budgets of a run. Guarantee: drawn from the seed; in some runs the hard stop is met, not in others."""
 
 from __future__ import annotations
 

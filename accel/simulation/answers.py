@@ -28,8 +28,8 @@ def tokens_of(text: str) -> int:
 
 def salt_of(spec: Mapping[str, Any]) -> str:
     """What of a Spec changes the vectors, "" for a bare one. The model goes with its revision."""
-    numerics = spec["numerics"]
-    return "|".join(s for s in (spec["revision"], spec["prompt"], "" if numerics == Numerics.FP32 else numerics) if s)
+    numerics = "" if spec["numerics"] == Numerics.FP32 else spec["numerics"]
+    return "|".join(part for part in (spec["revision"], spec["prompt"], numerics) if part)
 
 
 @functools.lru_cache(maxsize=1 << 16)

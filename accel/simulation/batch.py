@@ -1,8 +1,8 @@
-"""A provider that rents, drawn. Guarantee: it knows what is rented, and bills until that is given back or ends.
+"""A drawn provider that rents. Guarantee: it bills what is rented until that is given back, or ends.
 
-Money counts from creation to release, idle time included; free quota counts while the job runs, because such a
-session ends itself. A fault of a lease is drawn when it is created. The result is a real one: the files that
-``worker.artefacts`` reads back and verifies.
+Money counts from creation to release, idle time included; free quota counts while the job runs, because
+such a session ends itself. A fault of a lease is drawn when it is created. The result is a real one: the
+files that ``worker.artefacts`` reads back and verifies.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ class SimulatedBatch:
             return Progress(JobState.ABSENT)
         self._spoil(thing, {Fault.BURST, Fault.THROTTLED})
         rented, now = thing.rented, self._clock()
-        if now >= min(rented.gone_at, rented.ends_at) and min(rented.gone_at, rented.ends_at) < rented.done_at:
+        cut = min(rented.gone_at, rented.ends_at)
+        if cut <= now and cut < rented.done_at:
             words = "the machine was taken away" if rented.preempted else "it ended at its lifetime"
             return Progress(JobState.CANCELLED, words)
         if now >= rented.done_at:
@@ -181,13 +182,9 @@ class SimulatedBatch:
         made = answers.answer(asked, unpack_texts(asked.tensors), self.nature.cold_s, 0.0)
         rented = thing.rented
         meta = {"cold_s": rented.runs_at - rented.made_at, "compute_s": rented.done_at - rented.runs_at}
-        into.mkdir(parents=True, exist_ok=True)
-        write_result(into, asked.task_id, Envelope(asked.task_id, asked.spec, made.tensors, meta), {})
-        if thing.fault is not None and thing.fault.kind is Fault.PAYLOAD and thing.left:
-            thing.left -= 1
-            whole = (into / ENVELOPE).read_bytes()
-            (into / ENVELOPE).write_bytes(whole[: len(whole) // 2])
-        return Fetched({p.name: p for p in into.iterdir()})
+        cut = thing.fault is not None and thing.fault.kind is Fault.PAYLOAD and thing.left > 0
+        thing.left -= cut
+        return _files(into, Envelope(asked.task_id, asked.spec, made.tensors, meta), cut)
 
     async def cancel(self, lease: Lease) -> Released | Unconfirmed:
         """The same as ``release``."""
@@ -220,3 +217,13 @@ class SimulatedBatch:
     @staticmethod
     def _clock() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _files(into: Path, result: Envelope, cut: bool) -> Fetched:
+    """A job's result as its far end leaves it; cut: half of it never arrives."""
+    into.mkdir(parents=True, exist_ok=True)
+    write_result(into, result.task_id, result, {})
+    if cut:
+        whole = (into / ENVELOPE).read_bytes()
+        (into / ENVELOPE).write_bytes(whole[: len(whole) // 2])
+    return Fetched({p.name: p for p in into.iterdir()})

@@ -1,7 +1,7 @@
 """Many seeds. Guarantee: each is its own process's work, and the result of one does not depend on the others.
 
-``make test`` plays 20 seeds of 5,000 requests; a longer campaign is the same with larger numbers. Any seed can be
-played again alone: ``accel simulate --seed N --requests M``.
+``make test`` plays 20 seeds of 5,000 requests; a longer campaign is the same with larger numbers. Any seed
+can be played again alone: ``accel simulate --seed N --requests M``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from accel.simulation.run import Simulated, simulate
+from accel.simulation.result import Simulated
+from accel.simulation.run import simulate
 
 
 def campaign(seeds: Iterable[int], requests: int, processes: int | None = None) -> Iterator[Simulated]:

@@ -1,7 +1,7 @@
 """The wall clock of a simulation. Guarantee: it shows what it was set to; durations never come from it.
 
-It begins before midnight at the end of a month, so that a day, a week and a month end during a run, and it can
-be set, as a person or NTP does.
+It begins before midnight at the end of a month, so that a day and a month end during a run, and it can be
+set, as a person or NTP does.
 """
 
 from __future__ import annotations

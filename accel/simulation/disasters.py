@@ -1,7 +1,7 @@
-"""Faults that strike at their time. Guarantee: only files, clocks, prices and networks are touched, as from outside.
+"""Faults that strike at their time. Guarantee: files, clocks, prices and networks are touched from outside.
 
-The ledger's file is locked by another connection, its disk is full (SQLite's own limit of pages), or the router
-is killed while a paid call is on the wire. Cache entries are overwritten in their file.
+The ledger's file is locked by another connection, its disk is full (SQLite's own limit of pages), or the
+router is killed while a paid call is on the wire. Cache entries are overwritten in their file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Batch jobs of a run. Guarantee: every job is carried on, by whichever router lives, until it has ended.
 
 They are real jobs of the production runner: bundles and results are files, leases come from
-``simulation.batch``. What a killed router leaves is picked up by the next one, as ``accel push --resume`` does.
+``simulation.batch``. What a killed router leaves is picked up by the next one, as ``accel push --resume``
+does.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 from accel.core.errors import AccelError, EveryAttemptFailed, LedgerError
 from accel.core.task import Lane, Need, Size, Stage, Task
@@ -92,8 +92,3 @@ class Jobs:
                 self._evidence.jobs[ident] = outcome
 
         router.start(work(), lambda _: self._running.discard(ident))
-
-
-def bundle_folder(folder: Path, ident: str) -> Path:
-    """Where a job's bundle lies."""
-    return folder / "jobs" / ident / "bundle"

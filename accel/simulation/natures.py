@@ -98,8 +98,8 @@ WORLD: tuple[Nature, ...] = (
 
 
 def world(seed: int, requests: int, span_s: float) -> tuple[Nature, ...]:
-    """``WORLD`` with free hours that a run of ``requests`` can use up, in a window that ends while it lasts, or
-    days later, so that they are spent freely, or kept."""
+    """``WORLD`` with free hours that a run of ``requests`` can use up, in a window that ends while it lasts,
+    or days later, so that they are spent freely, or kept."""
     chance = random.Random(f"{seed}:world")
     quota_s = requests * (0.02 + 0.08 * chance.random())
     resets_s = span_s * (0.3 + 0.5 * chance.random()) if chance.random() < 0.6 else 3 * 86_400.0

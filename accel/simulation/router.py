@@ -1,8 +1,8 @@
 """One life of the production router. Guarantee: after ``die`` it can write nothing, and its locks are gone.
 
-A router is the real ``GPUAccelerator`` on real SQLite files. When it is killed, its files are closed in that very
-instant, as the operating system does it; what it still does (its tasks are cancelled at once) reaches no file.
-The next router opens the same files, recovers, and goes on.
+A router is the real ``GPUAccelerator`` on real SQLite files. When it is killed, its files are closed in that
+very instant, as the operating system does it; what it still does (its tasks are cancelled at once) reaches no
+file. The next router opens the same files, recovers, and goes on.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.engine.close()
 
     async def close(self) -> None:
         """An orderly end."""

@@ -1,4 +1,4 @@
-"""One simulated run. Guarantee: the same seed gives the same trace hash; every broken invariant is in the result.
+"""One simulated run. Guarantee: the same seed gives the same trace hash.
 
 The engine is the production one: board, policy, cascade, health, budgets, cache, ledger (SQLite files in a
 temporary folder), jobs. Only the clocks (``simulation.loop``, ``simulation.clock``), chance and ids, and the
@@ -11,28 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from accel.core.attempt import Result
 from accel.core.errors import AccelError, EveryAttemptFailed
-from accel.core.money import NanoUSD, dollars
 from accel.core.task import Task
 from accel.ledger import Limits, alerts
-from accel.simulation import allowance, clock, invariants, jobs, natures, trace, traffic
+from accel.simulation import allowance, clock, jobs, natures, traffic
 from accel.simulation.batch import SimulatedBatch
+from accel.simulation.case import Case
 from accel.simulation.clock import WallClock
 from accel.simulation.disasters import Disasters
 from accel.simulation.evidence import End, Evidence
 from accel.simulation.faults import Ambush, Fault, plan
-from accel.simulation.invariants import Case
 from accel.simulation.loop import run_virtual
 from accel.simulation.natures import BATCH, Nature
+from accel.simulation.result import Simulated, sum_up
 from accel.simulation.router import LEDGER, Router
 from accel.simulation.scene import Scene
 from accel.simulation.traffic import Asked
@@ -43,42 +39,6 @@ from accel.wire import Envelope
 # after the last request: deadlines, leases and backlogs come to their ends
 AFTERWARDS_S = 600.0
 ALERTS_S = 30.0
-SHOWN = 20  # violations in a result
-
-
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """What a run came to. Latencies are virtual seconds of answered requests; money is in nano-dollars.
-
-    success: share of requests, killed ones apart, that were answered. hits: answered by the cache alone.
-    answered_by: requests per provider. failures: calls per provider that failed. cost: charged in the ledger,
-    invoiced: what the providers bill. faults: how often each class really struck. lives: routers, one more than
-    were killed. refused: dispatches that a budget refused. violations: broken invariants, in words.
-    """
-
-    seed: int
-    requests: int
-    answered: int
-    killed: int
-    success: float
-    hits: int
-    attempts: int
-    answered_by: dict[str, int]
-    failures: dict[str, int]
-    jobs: dict[str, int]
-    cost_nano_usd: int
-    invoiced_nano_usd: int
-    cost: str
-    p50_s: float
-    p95_s: float
-    virtual_s: float
-    lives: int
-    alerts: int
-    stopped: bool
-    faults: dict[str, int]
-    violations: tuple[str, ...]
-    broken: tuple[int, ...]
-    trace_hash: str
 
 
 def _silent(done: int, total: int) -> None:
@@ -178,7 +138,7 @@ class _Run:
             self.scene, self.folder / LEDGER, self.limits, (*self.world, *(b.nature for b in self.batch)),
             loop.time(),
         )  # fmt: skip
-        return _sum_up(self, case)
+        return sum_up(self.seed, case, self.folder)
 
     # Requests -------------------------------------------------------------------------------------
 
@@ -234,7 +194,6 @@ class _Run:
                 self.evidence.blocked.append((end.began, line))
 
     def _ended(self, end: End) -> None:
-        del self.tasks[end.task_id]
         if not end.outcome:  # cancelled before it began
             end.outcome, end.ended = "killed", asyncio.get_running_loop().time()
         self.left -= 1
@@ -256,9 +215,12 @@ class _Run:
 
     def _succeed(self, old: Router) -> None:
         self._open()
-        self._burying = asyncio.ensure_future(old.bury())
+        self.burying = asyncio.ensure_future(self._bury(old))
+
+    async def _bury(self, old: Router) -> None:
+        await old.bury()
         if self.jobs:
-            self._burying.add_done_callback(lambda _: self.jobs and self.jobs.begin(self.router))
+            self.jobs.begin(self.router)
 
     async def _tell(self) -> None:
         """Send what alerts there are, as ``accel monitor --alert`` does."""
@@ -272,49 +234,3 @@ class _Run:
             while (alert := alerts.claim(ledger)) is not None:
                 yield alert.key
                 alerts.ended(ledger, alert.key, ok=True)
-
-
-def _sum_up(run: _Run, case: Case) -> Simulated:
-    evidence = case.evidence
-    ends, calls = evidence.ends, evidence.calls
-    answered = [e for e in ends if e.outcome == "ok"]
-    killed = sum(e.outcome == "killed" for e in ends)
-    latencies = [e.ended - e.began for e in answered] or [math.nan]
-    charged = case.rows("SELECT coalesce(sum(amount), 0) FROM charge WHERE fund <> 'quota'")[0][0]
-    found = invariants.check(case)
-    rented = sum(r.rate.cost(r.billed_s(case.ended_s)) for r in evidence.rented)
-    return Simulated(
-        seed=run.seed,
-        requests=len(ends),
-        answered=len(answered),
-        killed=killed,
-        success=len(answered) / max(1, len(ends) - killed),
-        hits=sum(e.where == "cache" for e in answered),
-        attempts=len(calls),
-        answered_by=_sorted(Counter(e.where for e in answered)),
-        failures=_sorted(Counter(c.provider for c in calls if c.error)),
-        jobs=_sorted(Counter(evidence.jobs.values())),
-        cost_nano_usd=charged,
-        invoiced_nano_usd=sum(c.invoice for c in calls) + rented,
-        cost=f"{dollars(NanoUSD(charged))} estimated, at invented rates",
-        p50_s=statistics.median(latencies),
-        p95_s=percentile(latencies, 0.95),
-        virtual_s=case.ended_s,
-        lives=len(evidence.lives),
-        alerts=len(evidence.alerts),
-        stopped=any(":refused" in key for key in evidence.alerts),
-        faults={kind.value: case.scene.ambush.struck[kind] for kind in Fault},
-        violations=tuple(str(v) for v in found[:SHOWN]),
-        broken=tuple(sorted({v.invariant for v in found})),
-        trace_hash=trace.digest(case, run.folder),
-    )
-
-
-def _sorted(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items()))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of ``values`` do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]

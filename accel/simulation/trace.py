@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from accel.simulation.invariants import Case
+from accel.simulation.case import Case
 
 TABLES = (
     "SELECT body FROM attempt ORDER BY rowid",

@@ -69,7 +69,7 @@ class _Line:
 
 
 class Watch:
-    """Told of every call. tasks: those under way, by id. refusal: what the present router's health says."""
+    """Told of every call. tasks: by id. refusal: what the present router's health says."""
 
     def __init__(
         self, scene: Scene, natures: Mapping[str, Nature], purse: Purse, tasks: Mapping[str, Task],
@@ -85,10 +85,7 @@ class Watch:
 
     def begun(self, call: Call, request: Envelope) -> None:
         """A call arrived: was it allowed to be sent?"""
-        task = self._tasks.get(call.task_id)
-        if task is None:
-            self._see(1, f"{call.provider} was called for {call.task_id}, which has ended or never was")
-            return
+        task = self._tasks[call.task_id]
         if call.billing is Billing.SECONDS:
             self._days[id(call)] = self._purse.today()
         nature, need = self._natures[call.provider], task.need

@@ -1,8 +1,8 @@
-"""Providers that are drawn, not called. Guarantee: what one does follows from its seed, its calls and its faults.
+"""Providers that are drawn, not called. Guarantee: what one does follows from its seed, calls and faults.
 
 Nothing is executed: a call waits on the loop's clock, and its answer is made from the Spec's and the text's
-hash. Each provider notes every call, and what it would bill for it: every second from the request's arrival to
-its answer, cold start, failure and hanging included. The numbers of ``natures.WORLD`` are invented to be
+hash. Each provider notes every call, and what it would bill for it: every second from the request's arrival
+to its answer, cold start, failure and hanging included. The numbers of ``natures.WORLD`` are invented to be
 plausible; a simulation tests the engine, and says nothing about any real provider. Everything is of realm
 ``simulated``.
 """
