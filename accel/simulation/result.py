@@ -1,4 +1,4 @@
-"""What a run came to. Guarantee: every broken invariant is in it, in words, and the seed that plays it again."""
+"""What a run came to. Guarantee: every broken invariant is in it, in words, with the seed that shows it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Simulated:
     """What a run came to. Latencies are virtual seconds of answered requests; money is in nano-dollars.
 
     success: share of requests, killed ones apart, that were answered. hits: answered by the cache alone.
-    answered_by: requests per provider. failures: calls per provider that failed. cost: charged in the ledger,
-    invoiced: what the providers bill. faults: how often each class really struck. lives: routers, one more than
-    were killed. refused: dispatches that a budget refused. violations: broken invariants, in words.
+    answered_by: requests per provider. failures: calls per provider that failed. cost: charged in the
+    ledger, invoiced: what the providers bill. lives: routers, one more than were killed. alerts: sent.
+    stopped: whether a limit refused something. faults: how often each class really struck. violations:
+    broken invariants, in words; broken: which.
     """
 
     seed: int

@@ -2,8 +2,9 @@
 
 The engine is the production one: board, policy, cascade, health, budgets, cache, ledger (SQLite files in a
 temporary folder), jobs. Only the clocks (``simulation.loop``, ``simulation.clock``), chance and ids, and the
-providers (``simulation.world``, ``simulation.batch``) are not. The trace hash covers every call, lease, attempt,
-charge and alert, and every request's end; it also depends on the versions of Python and its math library.
+providers (``simulation.world``, ``simulation.batch``) are not. The trace hash covers every call, lease,
+attempt, charge and alert, and every request's end; it also depends on the versions of Python and its math
+library.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ def _silent(done: int, total: int) -> None:
 
 
 def simulate(
-    seed: int, requests: int = 1000, world: Sequence[Nature] | None = None, *, faults: Iterable[Fault] = Fault,
-    limits: Limits | None = None, progress: Callable[[int, int], None] = _silent,
+    seed: int, requests: int = 1000, world: Sequence[Nature] | None = None, *,
+    faults: Iterable[Fault] = Fault, limits: Limits | None = None,
+    progress: Callable[[int, int], None] = _silent,
 ) -> Simulated:  # fmt: skip
     """Run ``requests`` live requests, and some batch jobs, and judge what came of it.
 
-    world: live providers, and no others; ``natures`` when not given. faults: the classes to inject. limits: budgets; drawn from the seed when not given. progress: told of
-    (requests begun, requests). Raises ValueError for fewer than one request.
+    world: live providers, and no others; ``natures.world`` when not given. faults: the classes to inject.
+    limits: budgets; drawn from the seed when not given. progress: told of (requests begun, requests). Raises
+    ValueError for fewer than one request.
     """
     if requests < 1:
         raise ValueError(f"a simulation needs at least one request, not {requests}")
@@ -107,8 +110,9 @@ class _Run:
         Watch(self.scene, known, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
         popular = [asked.texts[0] for asked in self.asked[: len(self.asked) // 10 + 1]]
         disasters = Disasters(
-            self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill, popular
-        )
+            self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill,
+            popular,
+        )  # fmt: skip
         self.left = len(self.asked)
         self.over = asyncio.Event()
         self._open()

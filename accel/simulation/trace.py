@@ -1,8 +1,8 @@
 """The trace hash. Guarantee: equal for equal runs, also in another folder, process or hash seed.
 
-BLAKE2b-128, hex, over every call, lease and end as the world saw them, and every attempt, charge and alert as
-the ledger keeps them. Owners of holds are left out: they are named after processes. So is the folder, which an
-error of SQLite's may name.
+BLAKE2b-128, hex, over every call, lease and end as the world saw them, and every attempt, charge and alert
+as the ledger keeps them. Owners of holds are left out: they are named after processes. So is the folder,
+which an error of SQLite's may name.
 """
 
 from __future__ import annotations

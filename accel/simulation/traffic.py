@@ -1,8 +1,8 @@
 """What is asked, and when. Guarantee: drawn from the seed before the run begins, whatever the router does.
 
-Texts of three lengths (this machine is soon done with the short ones and too slow for the long ones), some asked
-for again and again, so that the cache answers; a few Specs that differ in one field each, so that a wrong entry
-would be seen; quiet stretches and bursts, so that limits are met.
+Texts of three lengths (this machine is soon done with the short ones and too slow for the long ones), some
+asked for again and again, so that the cache answers; a few Specs that differ in one field each, so that a
+wrong entry would be seen; quiet stretches and bursts, so that limits are met.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _one_of(chance: random.Random, shares: Sequence[tuple[float, T]]) -> T:
     for share, value in shares:
         left -= share
         if left < 0:
-            break
-    return value
+            return value
+    return shares[-1][1]
 
 
 def task_of(ident: str, asked: Asked) -> tuple[Task, Envelope]:

@@ -6,7 +6,6 @@ health said at the moment of a dispatch, and what had been spent by then.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,7 +94,8 @@ class Watch:
             return
         life, until = self._asked.get(call.provider, (-1, 0.0))
         if life == call.engine and call.began < until - 1e-6:
-            self._see(8, f"{call.provider} was called {until - call.began:.2f} s before its Retry-After was over")
+            early_s = until - call.began
+            self._see(8, f"{call.provider} was called {early_s:.2f} s before its Retry-After was over")
         self._breaker(call, task)
 
     def _breaker(self, call: Call, task: Task) -> None:
@@ -142,8 +142,3 @@ class Watch:
 
     def _see(self, invariant: int, words: str) -> None:
         self._evidence.seen.append((invariant, words))
-
-
-def now() -> float:
-    """Loop seconds."""
-    return asyncio.get_running_loop().time()
