@@ -210,7 +210,7 @@ async def open_accelerator(
             preference(settings, asked), patience,
         )  # fmt: skip
         accelerator.recall()
-        channel = Channel.of(settings.alerts.webhook, settings.alerts.command)
+        channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
         async with delivering(ledger, channel, runtime):
             try:
                 yield accelerator

@@ -54,7 +54,7 @@ def show_monitor(
     targets = Targets(
         goals.simple_s, goals.complex_s, goals.utilisation, goals.cost_per_query, goals.success
     )
-    channel = Channel.of(settings.alerts.webhook, settings.alerts.command)
+    channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
     now, length = runtime.now(), parse_since(since)
     ledger = existing_ledger(Realm(realm))
     facts = Facts(Realm(realm), now - length, now, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from accel.cache import ExactCache, items
@@ -28,6 +29,8 @@ from accel.wire import Envelope
 
 # Share of a deadline that may go by until every provider has made its first offer.
 PATIENCE = 0.25
+# For somebody to come back where nobody is left, without a deadline; and between two looks.
+LONGEST_WAIT_S, LEAST_WAIT_S = 60.0, 0.01
 
 
 class LiveRunner:
@@ -69,7 +72,7 @@ class LiveRunner:
             return Result(items.merge(task, keys, found), None, hits=len(keys), items=len(keys))
         part, missing = items.only(task, request, misses)
         entry.task = part
-        route, decision = await self.route(part, entry)
+        route, decision = await self._route_in_time(part, entry, ends)
         wanted = [keys[i] for i in misses]
         self._warmer.consider(part, route, lambda cold: self._warm_up(part, missing, wanted, cold))
         if ends is not None:  # what reading the cache and asking the providers took is gone
@@ -88,6 +91,17 @@ class LiveRunner:
             items.merge(task, keys, found | fresh), route, attempts, hits=len(keys) - len(misses),
             items=len(keys), decision_id=decision,
         )  # fmt: skip
+
+    async def _route_in_time(self, task: Task, entry: Entry, ends: float | None) -> tuple[Route, str]:
+        """A route with an offer in it: while there is none, and one is said to come back in time, wait."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + LONGEST_WAIT_S if ends is None else ends
+        while True:
+            route, decision = await self.route(task, entry)
+            again_s = min((r.again_s for r in route.refused if r.again_s is not None), default=math.inf)
+            if route.ranked or clock() + again_s >= ends:
+                return route, decision
+            await asyncio.sleep(max(again_s, LEAST_WAIT_S))
 
     async def _warm_up(self, task: Task, request: Envelope, keys: Sequence[str], cold: Scored) -> None:
         """Run a request where it comes too late for its asker, to its end."""
