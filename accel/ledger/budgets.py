@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.errors import OverBudget
 from accel.core.funds import Funds, Window
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Billing, Offer
@@ -130,9 +130,9 @@ class Budgets:
     def reserve(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         """Hold what ``seconds`` on ``offer`` take, before anything is started; nothing for a free machine.
 
-        Raises OverBudget when a limit has no room, LedgerError when the offer's price cannot be or the
-        ledger cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a
-        budget is an alert, which is kept even so (but for an outer transaction that is rolled back).
+        Raises OverBudget when a limit has no room or the offer's price cannot be, LedgerError when the ledger
+        cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a budget
+        is an alert, which is kept even so (but for an outer transaction that is rolled back).
         """
         if offer.billing is Billing.QUOTA:
             self._reserve_quota(hold_id, offer, seconds, task_id)
@@ -142,7 +142,7 @@ class Budgets:
     def _reserve_money(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         provider, amount = offer.provider, offer.rate.cost(seconds)
         if offer.rate.free:
-            raise LedgerError(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
+            raise OverBudget(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
         capped = bool(self._caps.get("") or self._caps.get(provider))
         prepaid = self._limits.credits.get(provider)
         if not capped and not prepaid:
