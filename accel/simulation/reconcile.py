@@ -80,7 +80,7 @@ def _one_line(
     if len(tried) > len(sent) or (len(tried) < len(sent) and not cut):
         yield f"{provider}: {len(sent)} calls for {task}, and {len(tried)} attempts in the ledger"
     # by amount, as the two need not agree on which came first; what died with its router has no attempt
-    sent.sort(key=lambda c: (case.cut_off(c), min(case.owed(c))))
+    sent.sort(key=lambda c: (case.cut_off(c), min(case.owed(c)), not c.exact))
     tried.sort(key=lambda a: a.amount)
     for call, booked in zip(sent, tried, strict=False):
         charge = charges.pop(booked.id, None)

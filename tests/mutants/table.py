@@ -53,14 +53,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "failed-is-free", 2, "accel/routing/tries.py",
-        '            cost = self._so_far(one, now) if getattr(error, "ran", True) else Cost()\n',
-        "            cost = Cost()\n",
+        '        cost = getattr(error, "billed", None) or self._cost(one, used_s)\n',
+        "        cost = Cost()\n",
         "failed calls that ran are booked as free", 2,
     ),
     Mutant(
         "hedge-is-free", 2, "accel/routing/tries.py",
-        "late.cost if late else self._so_far(one, now), None)",
-        "late.cost if late else Cost(), None)",
+        "        cost = late.cost if late else self._cost(one, used_s)\n",
+        "        cost = late.cost if late else Cost()\n",
         "cancelled calls, lost hedges among them, are booked as free", 2, requests=1500,
     ),
     Mutant(
@@ -83,15 +83,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "silent", 2, "accel/ledger/budgets.py",
-        "                    if account.used >= share * (limit or 0):\n",
-        "                    if account.used > share * (limit or 0) * 2:\n",
+        "                    if account.used >= share * limit:\n",
+        "                    if account.used >= share * limit * 2:\n",
         "alerts of a limit come too late, or never", 3, requests=1500,
     ),
     Mutant(
         "quota-unreserved", 2, "accel/ledger/budgets.py",
-        "            if left is not None and left < amount:\n",
-        "            if left is not None and left < 0:\n",
-        "free hours are drawn on beyond what is left", 4, requests=1500,
+        "            self._reserve_quota(hold_id, offer, seconds, task_id)\n",
+        "            pass\n",
+        "free hours are drawn on without being reserved", 4, requests=1500,
     ),
     Mutant(
         "no-last-resort", 3, "accel/routing/turns.py",
@@ -198,12 +198,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "no-provenance", 6, "accel/core/row.py",
-        "", "", "a measurement without its commit counts", 0,
+        "        if not self.device or not self.packages or not self.commit:\n",
+        "        if not self.device or not self.packages:\n", "a measurement without its commit counts", 0,
         "tests/experiments/test_rows.py::test_a_row_without_provenance_is_no_row",
     ),
     Mutant(
         "no-source", 8, "accel/providers/terms.py",
-        "", "", "a term is refused without the page it was read on", 0,
+        '_KAGGLE = "https://www.kaggle.com/terms"\n', '_KAGGLE = ""\n',
+        "a term is refused without the page it was read on", 0,
         "tests/providers/test_terms.py::test_rows_are_unique_and_say_where_they_were_read",
     ),
 )  # fmt: skip
