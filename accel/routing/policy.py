@@ -18,10 +18,10 @@ priority   what the person's multiplier adds to the sum of the others, or takes 
 
 Order: the person's own order; then who meets target and deadline before who meets only the deadline; answers
 here before elsewhere (they quote the person's documents, and a generator is quickest where it runs already);
-then what is free, and succeeds often enough (``SOUND``), before the rest; then by score. ``draw`` breaks exact ties. The person's
-``fallback`` orders what comes behind the first. This machine is the fallback: where it would miss the
-deadline it is not dropped, but goes behind who meets it (unless it was asked for by name); behind it come
-those that would be late only because they are cold (see ``candidate``).
+then what is free, and succeeds often enough (``SOUND``), before the rest; then by score. ``draw`` breaks
+exact ties. The person's ``fallback`` orders what comes behind the first. This machine is the fallback: where
+it would miss the deadline it is not dropped, but goes behind who meets it (unless it was asked for by name);
+behind it come those that would be late only because they are cold (see ``candidate``).
 
 Learned selection plugs in at ``Standing``: a bandit draws a provider's seconds and success from what it
 believes, by ``draw``, where now their medians stand. All that is below them stays as it is.
