@@ -14,7 +14,7 @@ from routed import ANSWERS, DRAWS, NAMES, OFFERS, STATES, TASKS, free_hours, off
 from accel.core.attempt import Refusal, Route, Scored, Timing
 from accel.core.funds import Funds, Window
 from accel.core.money import NANO, NanoUSD, Rate, dollars
-from accel.core.offer import Billing, Offer, Realm, Unfit
+from accel.core.offer import CPU, Billing, Offer, Realm, Unfit
 from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task
 from accel.ledger import Ledger
 from accel.ledger.database import dump
@@ -226,9 +226,8 @@ def test_the_persons_own_order_comes_before_free_and_cheap() -> None:
 
 def test_a_name_twice_in_the_order_counts_where_it_is_first() -> None:
     offers = [offer("local"), offer("vast", nano=1), offer("modal", nano=10**9)]
-    assert order(rank(task(), offers, State(order=("modal", "modal", "vast")), 0.5)) == [
-        "modal", "vast", "local",
-    ]  # fmt: skip
+    for twice in (("modal", "modal", "vast"), ("modal", "vast", "modal"), ("modal", "vast", "vast")):
+        assert order(rank(task(), offers, State(order=twice), 0.5)) == ["modal", "vast", "local"]
 
 
 def test_what_meets_the_target_comes_before_what_only_meets_the_deadline() -> None:
@@ -293,6 +292,11 @@ def test_failures_are_priced_not_filtered() -> None:
     assert order(route) == ["modal", "vast"]
     expected = estimate(task(), shaky, state.standings[0])
     assert dict(route.ranked[1].terms)["risk"] == pytest.approx(0.05 * (1 - chance(expected, 9.0)))
+    # what is in time 19 times of 20, and then fails every second time, is a risk of both
+    tight = rank(task(within_s=0.12), [shaky], state, 0.0).ranked[0]
+    on_time = in_time(expected.timing.total_s, expected.spread, 0.12)
+    assert 0.95 < on_time < 0.99
+    assert dict(tight.terms)["risk"] == pytest.approx(0.05 * (1 - 0.5 * on_time))
     # without a deadline an answer that never comes costs the same
     free = dict(rank(task(), [shaky], state, 0.0).ranked[0].terms)
     assert free["risk"] == pytest.approx(0.025)
@@ -420,6 +424,18 @@ def test_free_hours_are_paced_over_their_window(window: Window | None, lane: Lan
         assert order(rank(work, [quota], state, 0.0)) == ["colab"]
 
 
+def test_free_hours_are_worth_the_cheapest_gpu_that_is_paid_for() -> None:
+    """Neither the dearest, nor a machine without a GPU, nor a price that cannot be."""
+    state = State(funds=(Funds("colab", quota=Window("q", 1.0, 0.5)),), value_of_hour=0.0)
+    odd = [offer("x", nano=1, gpu=CPU), offer("y", nano=10**400), offer("z", billing=Billing.SECONDS)]
+    rates = [priced("vast", "A100", "1.19"), priced("runpod", "RTX 4090", "0.34"), *odd]
+    for offers, dollars_per_hour in ((rates, 0.34), (odd, 0.16)):
+        route = rank(task(), [free_hours("colab"), *offers], state, 0.0)
+        quota = next(s for s in route.ranked if s.offer.provider == "colab")
+        seconds = quota.estimate.timing.total_s * math.exp(0.125)
+        assert dict(quota.terms)["quota"] == pytest.approx(dollars_per_hour / 3600 * seconds)
+
+
 def test_a_week_of_live_work_leaves_the_hours_that_batch_work_needs() -> None:
     """Live work could use three times the free hours: it keeps to uniform progress."""
     quota, paid = free_hours("colab"), priced("vast", "RTX 4090", "0.34")
@@ -521,6 +537,12 @@ def test_asked_for_first_and_unfit_is_refused_with_its_reason_and_the_next_one_s
     route = rank(task(), offers, State(order=("kaggle",)), 0.0)
     assert order(route) == ["local"]
     assert "live lane" in route.refused[0].reason
+
+
+def test_a_score_that_no_number_holds_is_a_refusal() -> None:
+    route = rank(task(), [offer("kaggle", wait_s=1e9), offer("local")], State(value_of_hour=1e308), 0.0)
+    assert order(route) == ["local"]
+    assert [(r.provider, "reckoning" in r.reason) for r in route.refused] == [("kaggle", True)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
