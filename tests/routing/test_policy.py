@@ -181,6 +181,7 @@ odd = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, 0.0, 1.0, 2.0, 1e308
                   *(st.none() | st.builds(Window, st.just("w"), odd, odd),) * 2), max_size=5),
 )  # fmt: skip
 @example(task(), 0.0, 1.0, [ENDLESS], [], [])
+@example(task(within_s=1.0), 0.0, 1.0, [offer("vast")], [Standing("vast", queue_s=math.nan)], [])
 def test_nothing_odd_makes_it_fail(
     task: Task, draw: float, value: float, answers: list[Offer], standings: list[Standing],
     funds: list[Funds],
@@ -474,6 +475,7 @@ FREE_HOURS = {"billing": Billing.QUOTA}
         ({}, need(only=frozenset({"nobody"})), State(), "asked for"),
         ({"billing": Billing.SECONDS}, {}, State(), "it says its price is zero"),
         ({"wait_s": 1e308, "cold_s": 1e308}, {}, State(), "beyond all reckoning"),
+        ({"rate": ENDLESS.rate, "cold_s": 1e300, "billing": Billing.SECONDS}, {}, State(), "beyond all"),
         ({"wait_s": 9.0}, {"within_s": 1.0}, State(), "9.0 s expected, the deadline is 1.0 s"),
         ({}, {}, State(failed=(Refusal("kaggle", "it broke"),)), "it failed this task: it broke"),
         ({}, {}, State(standings=(Standing("kaggle", "its breaker opened once", 25.0),)),
@@ -489,6 +491,22 @@ def test_a_refusal_says_why(
     assert words in refused.reason
     assert words in route.why
     assert route.why.startswith("no offer")
+
+
+def test_even_no_work_at_all_needs_some_quota_or_some_money() -> None:
+    nothing = task(size=Size(0))
+    for bare in (
+        offer("kaggle", quota_left_s=0.0, billing=Billing.QUOTA),
+        replace(priced("kaggle", "T4", "1"), round_trip_s=0.0),
+    ):
+        funds = State(funds=(Funds("kaggle", NanoUSD(0)),))
+        assert estimate(nothing, bare).timing.total_s == estimate(nothing, bare).cost.amount == 0
+        assert rank(nothing, [bare], funds, 0.0).ranked == ()
+
+
+def test_waiting_for_a_machine_takes_no_quota() -> None:
+    waits = offer("kaggle", quota_left_s=10.0, billing=Billing.QUOTA, wait_s=3600.0)
+    assert order(rank(task(), [waits], State(), 0.0)) == ["kaggle"]
 
 
 def test_a_refusal_says_when_it_may_end() -> None:
