@@ -39,7 +39,8 @@ class Attempt:
     """One try on one offer. ``error`` is the class name of a ProviderError, ``detail`` its line.
 
     hedge: begun while another try of the same request was still waited for. A try that lost to another
-    is cancelled, and its cost counts all the same.
+    is cancelled, and its cost counts all the same. used_s: seconds that the provider counts, as money or
+    as quota.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Attempt:
     error: str = ""
     detail: str = ""
     hedge: bool = False
+    used_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
