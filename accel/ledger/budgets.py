@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.errors import OverBudget
 from accel.core.funds import Funds, Window
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Billing, Offer
@@ -54,6 +54,10 @@ class Budgets:
         for who, period in limits.caps:
             self._caps.setdefault(who, []).append((who, period))
         self._applying: dict[str, dict[tuple[str, str], int]] = {}
+        # what was last read, until an account changes, and for a second at most: windows pass, too
+        self._moves: tuple[tuple[int, int], int] | None = None
+        self._money_left: dict[str, Funds] = {}
+        self._known: Known | None = None
 
     # Facts ----------------------------------------------------------------------------------------
 
@@ -63,6 +67,21 @@ class Budgets:
         if not asked:
             return ()
         now = self._ledger.now()
+        if (moves := (self._ledger.moves(), int(now.timestamp()))) != self._moves:
+            self._moves, self._money_left, self._known = moves, {}, None
+        known = self._known
+        if known is None or any(
+            o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
+        ):
+            known = self._known = self._read(asked, now)
+            self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
+        return tuple(
+            self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
+            for o in asked
+        )
+
+    def _read(self, asked: Sequence[Offer], now: datetime) -> Known:
+        """The accounts, those that were missing opened; and what they leave for each who bills seconds."""
         known = self._current(now)
         paid = dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS)
         for provider in paid:
@@ -70,12 +89,9 @@ class Budgets:
                 with self._ledger.transaction():
                     known = {**known, **self._opened(provider, now)}
         together = self._tightest("", known, now) if paid else None
-        return tuple(
-            self._quota(o, known, now)
-            if o.billing is Billing.QUOTA
-            else self._money(o.provider, together, known, now)
-            for o in asked
-        )
+        for provider in paid:
+            self._money_left[provider] = self._money(provider, together, known, now)
+        return known
 
     def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
         own = self._tightest(provider, known, now) if provider in self._caps else None
@@ -130,9 +146,9 @@ class Budgets:
     def reserve(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         """Hold what ``seconds`` on ``offer`` take, before anything is started; nothing for a free machine.
 
-        Raises OverBudget when a limit has no room, LedgerError when the offer's price cannot be or the
-        ledger cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a
-        budget is an alert, which is kept even so (but for an outer transaction that is rolled back).
+        Raises OverBudget when a limit has no room or the offer's price cannot be, LedgerError when the ledger
+        cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a budget
+        is an alert, which is kept even so (but for an outer transaction that is rolled back).
         """
         if offer.billing is Billing.QUOTA:
             self._reserve_quota(hold_id, offer, seconds, task_id)
@@ -142,7 +158,7 @@ class Budgets:
     def _reserve_money(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         provider, amount = offer.provider, offer.rate.cost(seconds)
         if offer.rate.free:
-            raise LedgerError(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
+            raise OverBudget(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
         capped = bool(self._caps.get("") or self._caps.get(provider))
         prepaid = self._limits.credits.get(provider)
         if not capped and not prepaid:

@@ -98,17 +98,27 @@ def test_an_offer_is_stored_once_however_often_it_is_probed(tmp_path: Path) -> N
 
 
 def test_what_an_undone_transaction_stored_is_stored_again(tmp_path: Path) -> None:
-    ledger = ledger_in(tmp_path)
+    ledger, one, two = ledger_in(tmp_path), some(1), some(2)
     with pytest.raises(ZeroDivisionError), ledger.transaction():
-        record(ledger, "never", some(1))
+        record(ledger, "never", one)
         raise ZeroDivisionError
     with ledger.transaction():
         with pytest.raises(ZeroDivisionError), ledger.transaction():
-            record(ledger, "never", some(2))
+            record(ledger, "never", two)
             raise ZeroDivisionError
-        record(ledger, "d", some(1), some(2))
+        record(ledger, "d", one, two)
     (found,) = decisions.find(ledger, "d")
-    assert found.route == route_of(some(1), some(2))
+    assert found.route == route_of(one, two)
+
+
+def test_an_equal_offer_is_as_good_as_the_very_one(tmp_path: Path) -> None:
+    """Also many of them, each of which takes the memory of one that is gone."""
+    ledger = ledger_in(tmp_path)
+    for number in range(50):
+        record(ledger, f"d{number}", some(0), some(number + 1), route=route_of(some(number + 1), some(0)))
+    for number in range(50):
+        (found,) = decisions.find(ledger, f"d{number}")
+        assert found.route == route_of(some(number + 1), some(0))
 
 
 def test_a_route_of_offers_that_were_not_ranked_is_refused(tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def test_two_processes_cannot_both_spend_one_old_offer(ledger: Ledger, clock: Cl
     theirs.reserve("b", stale, 40.0, "t")
     clock.move(minutes=1)
     assert mine.settle("a", stale, 60.0, cost(0))
-    with pytest.raises(OverBudget):  # settled, but the old offer knows nothing of it
-        mine.reserve("c", stale, 1.0, "t")
+    for word in (stale, free_hours(500.0), free_hours(500.0, NOW - timedelta(hours=1))):
+        with pytest.raises(OverBudget):  # settled, but no such offer knows of it
+            mine.reserve("c", word, 1.0, "t")
     account = ledger.account(NAME)
     assert (account.unit, account.spent, account.held, account.left) == ("gpu_ms", 60_000, 40_000, 0)
 
