@@ -116,7 +116,9 @@ def _loses(task: Task, c: Candidate, first: Candidate, fallback: Sequence[str]) 
     if first.gratis and not c.gratis:
         if c.offer.billing is Billing.SECONDS:
             return f"paid, and {name} is free; {told}"
-        return f"its free hours are kept for batch work, and {name} takes none; {told}"
+        if c.quota_price:
+            return f"its free hours are kept for batch work, and {name} takes none; {told}"
+        return f"free, but {c.expected.success:.0%} of its calls succeed, and {name} is sound; {told}"
     word = _TERMS[_deciding(c, first)][1]
     return f"{word}: score ${c.score:.6f} against ${first.score:.6f}; {told}"
 

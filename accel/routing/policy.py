@@ -18,9 +18,9 @@ priority   what the person's multiplier adds to the sum of the others, or takes 
 
 Order: the person's own order; then who meets target and deadline before who meets only the deadline; answers
 here before elsewhere (they quote the person's documents, and a generator is quickest where it runs already);
-then what is free before what has a price; then by score. ``draw`` breaks exact ties. The person's
-``fallback`` orders what comes behind the first. This machine is the fallback: where it would miss the
-deadline it is not dropped, but goes behind who meets it (unless it was asked for by name); behind it come
+then what is free, and mostly succeeds, before the rest; then by score. ``draw`` breaks exact ties. The
+person's ``fallback`` orders what comes behind the first. This machine is the fallback: where it would miss
+the deadline it is not dropped, but goes behind who meets it (unless it was asked for by name); behind it come
 those that would be late only because they are cold (see ``candidate``).
 
 Learned selection plugs in at ``Standing``: a bandit draws a provider's seconds and success from what it
@@ -54,6 +54,9 @@ POLICY = "free-first-2"
 # The guide's targets give a complex question three times the seconds of a simple one: it is about three
 # times the work, stage after stage, so that what a slow GPU costs is waited for three times.
 COMPLEX_TIME = 3.0
+# What fails more often than one call in five is no gift: it costs the time of a second try elsewhere, and the
+# deadline with it. Free comes first among the sound; behind them its price of nothing counts like any other.
+SOUND = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
     for place, c in enumerate(fit):
         if c.offer.billing is Billing.QUOTA and c.funds is not None:
             c.quota_price = quota_price(c.funds.quota, task.lane, paid_per_s)
-        c.gratis = c.offer.billing is not Billing.SECONDS and c.quota_price == 0.0
+        sound = c.expected.success >= SOUND
+        c.gratis = sound and c.offer.billing is not Billing.SECONDS and c.quota_price == 0.0
         spared = share(task, c.offer.provider, favourite=place in favoured)
         _weigh(c, hour, state.value_of_deadline, spared, priorities.get(c.offer.provider, 1.0))
         away = task.spec.stage is Stage.ANSWER and c.offer.provider != LOCAL

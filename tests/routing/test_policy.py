@@ -138,7 +138,8 @@ def test_target_then_deadline_then_free_then_score(
     classes = ["on target", "in time", "late", "cold"]
 
     def key(s: Scored) -> tuple[int, bool, float]:
-        free = s.offer.billing is not Billing.SECONDS and "quota" not in dict(s.terms)
+        sound = s.estimate.success >= 0.8
+        free = sound and s.offer.billing is not Billing.SECONDS and "quota" not in dict(s.terms)
         return classes.index(lateness(task, state, s.offer)), not free, s.score
 
     keys = [key(s) for s in rank(task, answers, state, draw).ranked]
@@ -305,6 +306,20 @@ def test_failures_are_priced_not_filtered() -> None:
     assert order(rank(task(within_s=9.0), [shaky, sound], replace(state, value_of_deadline=0.0), 0.0)) == [
         "vast", "modal",
     ]  # fmt: skip
+
+
+def test_free_comes_first_among_the_sound() -> None:
+    """A free machine that fails every second call costs the deadline of every second request."""
+    offers = [offer("local"), priced("vast", "T4", "0.35")]
+    for success, expected in ((0.8, ["local", "vast"]), (0.79, ["vast", "local"])):
+        state = State(standings=(Standing("local", success=success),))
+        assert order(rank(task(within_s=9.0), offers, state, 0.0)) == expected
+    # whom a failure costs nothing is served for nothing
+    careless = replace(state, value_of_deadline=0.0)
+    assert order(rank(task(within_s=9.0), offers, careless, 0.0)) == ["local", "vast"]
+    # and where all that is sound has no room, it still serves
+    broke = replace(state, funds=(Funds("vast", NanoUSD(0)),))
+    assert order(rank(task(within_s=9.0), offers, broke, 0.0)) == ["local"]
 
 
 def test_a_queue_of_our_own_calls_is_waited_for() -> None:
