@@ -58,8 +58,8 @@ COMPLEX_TIME = 3.0
 # What fails more often than one call in five is no gift: it costs the time of a second try elsewhere, and the
 # deadline with it. Free comes first among the sound; behind them its price of nothing counts like any other.
 SOUND = 0.8
-# Below an even chance here, trying elsewhere is the better bet. Measured on real arrivals: 0.5 and 0.8 came to
-# the same, 0.2 to less.
+# Below an even chance here, trying elsewhere is the better bet. Measured on real arrivals: 0.5 and 0.8 came
+# to the same, 0.2 to less.
 HOPELESS = 0.5
 
 
