@@ -181,7 +181,7 @@ class Budgets:
         told = _words(least, self._periods.limit(least))
         raise OverBudget(
             f"{provider}: {told} leaves {dollars(NanoUSD(_left(least)))}, and {dollars(amount)}"
-            f" would be reserved; nothing was started."
+            " would be reserved; nothing was started."
         )
 
     def _reserve_quota(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
