@@ -190,7 +190,7 @@ def _damaged(value: bytes, variant: int, chance: random.Random) -> bytes:
     """A bit turned, the end lost, other bytes, or none."""
     match variant % 4:
         case 0:
-            at = chance.randrange(len(value))
+            at = len(value) - 1 - chance.randrange(min(32, len(value)))  # among its numbers
             return value[:at] + bytes([value[at] ^ (1 << chance.randrange(8))]) + value[at + 1 :]
         case 1:
             return value[: chance.randrange(1, len(value))]

@@ -108,10 +108,9 @@ class _Run:
         loop = asyncio.get_running_loop()
         known = {n.name: n for n in (*self.world, *BATCH)}
         Watch(self.scene, known, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
-        popular = [asked.texts[0] for asked in self.asked[: len(self.asked) // 10 + 1]]
         disasters = Disasters(
             self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill,
-            popular,
+            traffic.popular(self.asked),
         )  # fmt: skip
         self.left = len(self.asked)
         self.over = asyncio.Event()

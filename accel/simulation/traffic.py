@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -130,8 +131,30 @@ def wrong(asked: Asked, output: Envelope) -> str:
     spec = asked.kind.spec
     salt = answers.salt_of(_fields(spec))
     if spec.stage is Stage.EMBED:
-        right = b"".join([answers.row(salt, text, spec.dimension) for text in asked.texts])
-        return "" if output.tensors["vectors"].tobytes() == right else "vectors of something else"
+        found = output.tensors["vectors"].tobytes()
+        return "" if found == _rows(asked, salt) else _whose(asked, found)
     hits = answers.hits_of(asked.texts, salt)
     same = all(np.array_equal(output.tensors[name], array) for name, array in hits.items())
     return "" if same else "hits of something else"
+
+
+def _rows(asked: Asked, salt: str) -> bytes:
+    dimension = asked.kind.spec.dimension
+    return b"".join([answers.row(salt, text, dimension) for text in asked.texts])
+
+
+def _whose(asked: Asked, found: bytes) -> str:
+    """Whether wrong vectors are those of another revision, of some of the texts at least."""
+    spec = asked.kind.spec
+    width = 4 * spec.dimension
+    for revision in sorted({k.spec.revision for k in KINDS} - {spec.revision}):
+        other = _rows(asked, answers.salt_of(_fields(replace(spec, revision=revision))))
+        if any(found[i : i + width] == other[i : i + width] for i in range(0, len(other), width)):
+            return f"vectors of revision {revision}"
+    return "vectors of something else"
+
+
+def popular(asked: Sequence[Asked], count: int = 40) -> list[str]:
+    """The texts that are asked for most under ``BASE``, most popular first."""
+    counts = Counter(text for a in asked if a.kind.spec == BASE for text in a.texts)
+    return [text for text, _ in counts.most_common(count)]
