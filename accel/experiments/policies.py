@@ -88,7 +88,7 @@ def write(out: Path, outcomes: Sequence[Outcome], how: Draw, now: datetime) -> t
         f"![Deadlines met over money, one mark a policy]({PICTURE})", "",
         compare.markdown(outcomes), "",
         "Intervals: 95 %, percentile bootstrap over seeds. *: the interval of the paired difference holds no "
-        "0; pt: percentage points. Dominated: accel is clearly (*) better in none of the three, and the "
+        "0. Dominated: accel is clearly (*) better in none of the three, and the "
         "rival clearly better in at least one.", "",
     ]  # fmt: skip
     report.write_text("\n".join(text), encoding="utf-8")

@@ -154,11 +154,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
             f"{p50:>6.2f}s{p95:>7.2f}s"
         )
     lines += ["", f"accel less the rival, paired, with 95 % intervals (* holds no 0); n = {n}"]
-    for told in verdicts(outcomes) if OURS in played else []:
-        if told.money is COST:
-            lines.append(f"{told.rival}: {_word(told)}")
-        cells = [f"{_difference(m, d)}" for m, d in told.differences]
-        lines.append(f"  {'invoiced' if told.money is COST else 'work only':<10}" + "  ".join(cells))
+    told = verdicts(outcomes) if OURS in played else []
+    for invoiced, worked in zip(told[::2], told[1::2], strict=True):
+        lines.append(f"{invoiced.rival}: accel is {_word(invoiced)}; counting work only: {_word(worked)}")
+        for name, (metric, d) in (
+            ("$/1000 as invoiced", invoiced.differences[0]), ("$/1000 for work only", worked.differences[0]),
+            ("deadlines met, points", invoiced.differences[1]), ("answered, points", invoiced.differences[2]),
+        ):  # fmt: skip
+            lines.append(f"  {name:<22} {_difference(metric, d)}")
     return "\n".join(lines)
 
 
@@ -174,7 +177,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         told = [_interval(m, mean([m.of(o) for o in seeds.values()])) for m in METRICS]
         lines.append(f"| {name} | " + " | ".join(told) + " |")
     lines += [
-        "", "| accel less … | money | Δ $ per 1000 | Δ deadlines met | Δ answered | accel is |",
+        "", "| accel less … | money | Δ $ per 1000 | Δ deadlines met, points | Δ answered, points | accel is |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for told in verdicts(outcomes) if OURS in played else []:
@@ -185,7 +188,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def _word(told: Verdict) -> str:
-    return "DOMINATED by it" if told.dominated else "better or equal in all" if told.dominates else "not dominated"
+    return "DOMINATED" if told.dominated else "dominating" if told.dominates else "not dominated"
 
 
 def _interval(metric: Metric, told: Mean) -> str:
@@ -195,7 +198,7 @@ def _interval(metric: Metric, told: Mean) -> str:
 
 
 def _difference(metric: Metric, told: Mean) -> str:
-    star = "*" if told.clear else " "
+    star = "*" if told.clear else ""
     if metric.unit == "share":
-        return f"{told.value * 100:+.2f} [{told.low * 100:+.2f}, {told.high * 100:+.2f}]{star} pt"
-    return f"{told.value:+.4f} [{told.low:+.4f}, {told.high:+.4f}]{star} $"
+        return f"{told.value * 100:+.2f} [{told.low * 100:+.2f}, {told.high * 100:+.2f}]{star}"
+    return f"{told.value:+.4f} [{told.low:+.4f}, {told.high:+.4f}]{star}"

@@ -1,8 +1,8 @@
 """The places of an episode, running. Guarantee: every second that a worker was up is invoiced, once.
 
 A place serves calls from its own workers: a free warm one at once; else the call waits for whichever comes
-free first, while another is started if none is up, or if the call has waited ``PATIENCE_S``. A started
-worker gets warm even if nobody waits for it any more, and stays warm for ``idle_s``. When a spot market
+free first, while another is started if none is up, or if the call has waited ``PATIENCE_S`` and none is being
+started. A started worker gets warm even if nobody waits for it any more, and stays warm for ``idle_s``. When a spot market
 ends, everything there is gone: running calls are preempted, waiting ones find no machine.
 """
 
@@ -23,7 +23,7 @@ from accel.core.money import NanoUSD, Rate, from_dollars
 from accel.core.offer import Billing, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
-from accel.experiments.policies_world import UPLINK, Ask, Episode, Place
+from accel.experiments.policies_world import FREE_S, UPLINK, Ask, Episode, Place
 from accel.wire import Envelope
 
 PATIENCE_S = 4.0  # RunPod serverless' default "queue delay" before another worker is started
@@ -122,7 +122,7 @@ class Workers:
         self._waiting.append(mine)
         if not self._busy and not self._starting:
             self._start()
-        later = loop.call_later(PATIENCE_S, lambda: mine.done() or self._start())
+        loop.call_later(PATIENCE_S, self._late, mine)
         try:
             return await mine
         except asyncio.CancelledError:
@@ -130,9 +130,16 @@ class Workers:
                 self._free()  # it was given a worker in the very moment it stopped waiting
             raise
         finally:
-            later.cancel()
             with contextlib.suppress(ValueError):
                 self._waiting.remove(mine)
+
+    def _late(self, waiting: asyncio.Future[bool]) -> None:
+        if waiting.done():
+            return
+        if self._starting:  # one at a time
+            asyncio.get_running_loop().call_later(PATIENCE_S, self._late, waiting)
+        else:
+            self._start()
 
     def _start(self) -> None:
         if len(self._starting) + self._busy + len(self._idle) >= self.place.workers:
@@ -214,7 +221,7 @@ class TraceProvider:
             as_of=now, source=place.source, lanes=frozenset({Lane.LIVE}), cold_s=self.workers.cold_s(),
             round_trip_s=place.round_trip_s, seconds_per_byte=1 / UPLINK if place.round_trip_s else 0.0,
             quota_left_s=left, interruptible=place.spot, billing=place.billing,
-            quota_s=None if left is None else self._episode.quota_s, quota_resets_at=ends,
+            quota_s=None if left is None else FREE_S, quota_resets_at=ends,
         )  # fmt: skip
 
     def standing_lease(self) -> Lease:

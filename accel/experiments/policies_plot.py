@@ -49,6 +49,6 @@ def plot_policies(outcomes: Sequence[Outcome], env: Provenance, told: str, path:
             figure, 0.1,
             f"Realm simulated: nothing ran. Marks: means over n={n} seeds, every policy on the same episodes; "
             f"whiskers: 95 % bootstrap intervals over seeds (wider than those of the paired differences, which "
-            f"the table gives). Baseline: each other. {told} {when}.", 128,
+            f"the table gives). Baseline: each other. {told} {when}.".replace("$", r"\$"), 128,
         )  # fmt: skip
         return plots.save(figure, path)

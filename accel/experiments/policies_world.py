@@ -25,8 +25,8 @@ OVERHEAD_S = 0.010  # HTTP server and kernel launches of a remote call
 CORES = 2
 # The context that reached the language model is taken to be the best tenth of what was reranked for it.
 RERANKED = 10
-# A week's 30 free GPU hours (Kaggle's), spread evenly: what falls on the window of one episode.
-FREE_SHARE = 30 / 168
+# Free GPU hours of a week (Kaggle's). An episode is the week's last minutes, after an even use so far.
+WEEK_S, FREE_S = 168 * 3600.0, 30 * 3600.0
 TAIL_S = 180.0  # for what is still running when the last request has come
 
 
@@ -134,7 +134,7 @@ class Episode:
     """One drawn run: what every policy meets, and what a clairvoyant bound may look at.
 
     markets: place name → when it can be had, for spot places. pace: place name → FLOP/s that it really
-    achieves. quota_s: free GPU seconds in the whole episode. span_s: its length.
+    achieves. quota_s: free GPU seconds that are left for the episode; the next are given when the last request comes. span_s: its length.
     """
 
     seed: int
@@ -190,5 +190,5 @@ def draw(seed: int, traces: Collection, how: Draw, places: tuple[Place, ...] = P
     markets = dict(zip(spots, traces.zones(chance, len(spots), span_s, how.spot_speed), strict=True))
     pace = {p.name: p.prior_flops * chance.lognormvariate(0.0, how.offset) for p in places}
     return Episode(
-        seed, service, tuple(asks), places, markets, pace, FREE_SHARE * asks[-1].at_s, span_s, how
+        seed, service, tuple(asks), places, markets, pace, FREE_S / WEEK_S * asks[-1].at_s, span_s, how
     )
