@@ -1,13 +1,39 @@
-"""Settings and keys. Guarantee: no secret is ever printed, logged, or part of an error.
+"""Settings. Guarantee: one that cannot be meant is an error that names it, and money is read exactly.
 
-Settings come from the environment (``ACCEL_…``) and from one TOML file; the environment wins. Keys come
-from the variables that each provider's own tools use, from the secret store of Kaggle or Colab, or from
-the file's ``[keys]`` table, which only its owner may be able to read:
+Settings come from the environment (``ACCEL_…``, nested with two underscores: ``ACCEL_BUDGET__MONTH``) and
+from one TOML file; the environment wins. Dollars are decimal. Without any budget nothing is ever paid for:
 
     providers = ["kaggle", "local"]      # tried in this order, before anything else is weighed
+    fallback = ["modal", "local"]        # the order of what is behind the first choice
+    disabled = ["vast"]                  # never used
     value_of_hour = 1.0                  # dollars that an hour of waiting is worth to you
+    value_of_deadline = 0.05             # dollars that a missed deadline costs you
     accepted_terms = ["kaggle/private data"]
     generator_url = "http://127.0.0.1:11434/v1"
+
+    [priorities]                         # scores are multiplied: below 1 prefers, above 1 avoids
+    runpod = 0.8
+
+    [budget]                             # dollars, per UTC day, ISO week and month, over all providers
+    day = 1.0
+    month = 10
+    [budget.runpod]                      # and at one of them
+    month = 5
+
+    [credits]                            # dollars prepaid or given: used up before any budget
+    modal = 30
+
+    [alerts]
+    at = [0.5, 0.8, 1.0]                 # shares of a budget
+    webhook = "https://example.org/hook" # is sent JSON; or a command, which gets it on standard input
+    command = "notify-send accel"
+
+    [targets]
+    simple_s = 1.0
+    complex_s = 3.0
+    success = 0.95
+    cost_per_query = 0.05
+    utilisation = 0.7
 
     [keys]
     KAGGLE_API_TOKEN = "…"
@@ -15,28 +41,32 @@ the file's ``[keys]`` table, which only its owner may be able to read:
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 import tomllib
-from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SettingsErrorOfPydantic
 
-from accel import environment
 from accel.core.errors import SettingsError
+from accel.core.money import NANO, NanoUSD
 
-KEY_NAMES = (
-    "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "RUNPOD_API_KEY", "VASTAI_API_KEY",
-    "VAST_API_KEY", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_API_KEY", "COLAB_API_KEY",
-)  # fmt: skip
-
-# kaggle.json has held 32 hexadecimal digits since there has been one
-_LEGACY_KAGGLE_KEY = re.compile(r"[0-9a-f]{32}")
+PROVIDERS = ("local", "kaggle", "colab", "runpod", "vast", "modal", "cluster")
+# Above it a number is more likely nano-dollars or a slip than a budget that somebody means.
+LARGEST_DOLLARS = 1_000_000
 
 
 def settings_file() -> Path:
@@ -48,29 +78,122 @@ def settings_file() -> Path:
     return user_config_path("accel", appauthor=False) / "settings.toml"
 
 
+def _dollars(value: Any) -> NanoUSD:
+    """Exact nano-dollars of a TOML number or a decimal string."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number of dollars")
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError("must be a number of dollars") from None
+    if not amount.is_finite() or amount < 0:
+        raise ValueError("must be a number of dollars, from 0 on")
+    if amount > LARGEST_DOLLARS:
+        raise ValueError(f"is above ${LARGEST_DOLLARS:,}: is it in dollars?")
+    if amount * NANO != (amount * NANO).to_integral_value():
+        raise ValueError("has more than nine decimal places")
+    return NanoUSD(int(amount * NANO))
+
+
+def _known(name: str) -> str:
+    if name not in PROVIDERS:
+        raise ValueError(f"there is no provider {name!r}; there are: {', '.join(PROVIDERS)}")
+    return name
+
+
+def _list(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Dollars = Annotated[NanoUSD, BeforeValidator(_dollars)]
+Name = Annotated[str, AfterValidator(_known)]
+Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_list)]
+NotNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Caps(BaseModel):
+    """Most that may be spent per UTC day, ISO week and month, nano-dollars; None is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    day: Dollars | None = None
+    week: Dollars | None = None
+    month: Dollars | None = None
+
+
+class Budget(Caps):
+    """Caps over all providers, and tables of caps by provider name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Caps]
+
+    @property
+    def providers(self) -> dict[str, Caps]:
+        return dict(self.__pydantic_extra__)
+
+
+class Alerts(BaseModel):
+    """When and how to be told. at: shares of a budget. The webhook may hold a secret in its path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at: tuple[Share, ...] = (0.5, 0.8, 1.0)
+    webhook: SecretStr = SecretStr("")
+    command: str = ""
+
+
+class Goals(BaseModel):
+    """The guide's performance targets: seconds per question, shares, dollars per question."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    simple_s: Positive = 1.0
+    complex_s: Positive = 3.0
+    success: Share = 0.95
+    cost_per_query: Dollars = NanoUSD(NANO // 20)
+    utilisation: Share = 0.7
+
+
 class Settings(BaseSettings):
     """What the person prefers. Every field may be set as ``ACCEL_<NAME>`` (lists with commas)."""
 
-    model_config = SettingsConfigDict(env_prefix="ACCEL_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ACCEL_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
-    providers: Annotated[tuple[str, ...], NoDecode] = ()
-    accepted_terms: Annotated[tuple[str, ...], NoDecode] = ()
-    value_of_hour: float = Field(default=1.0, ge=0)
+    providers: Names = ()
+    fallback: Names = ()
+    disabled: Names = ()
+    accepted_terms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)] = ()
+    value_of_hour: NotNegative = 1.0
+    value_of_deadline: NotNegative = 0.05
+    priorities: dict[Name, Positive] = {}
+    budget: Budget = Budget.model_validate({})
+    credits: dict[Name, Dollars] = {}
+    alerts: Alerts = Alerts()
+    targets: Goals = Goals()
     generator_url: str = ""
     generator_model: str = ""
 
-    @field_validator("providers", "accepted_terms", mode="before")
+    @field_validator("budget")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+    def _of_known_providers(cls, value: Budget) -> Budget:
+        for name in value.providers:
+            _known(name)
         return value
 
-    @field_validator("value_of_hour")
+    @field_validator("disabled")
     @classmethod
-    def _finite(cls, value: float) -> float:
-        if not math.isfinite(value):
-            raise ValueError("must be a number of dollars")
+    def _not_this_machine(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "local" in value:
+            raise ValueError("this machine is the fallback and cannot be disabled")
         return value
 
     @classmethod
@@ -83,119 +206,27 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-class KaggleKey(BaseModel):
-    """A user name and key, or a token; "" where there is none."""
-
-    model_config = ConfigDict(frozen=True)
-    username: str = ""
-    key: SecretStr = SecretStr("")
-    token: SecretStr = SecretStr("")
-
-
-class ModalKey(BaseModel):
-    """Modal's token id and secret."""
-
-    model_config = ConfigDict(frozen=True)
-    token_id: str
-    token_secret: SecretStr
-
-
 def load_settings() -> Settings:
     """Read environment and file. Raises SettingsError that names the setting, never a value."""
-    table = _read_file()
+    table = read_file()
     table.pop("keys", None)
     try:
         return Settings(**table)
     except ValidationError as bad:
         first = bad.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
+        said = first["msg"].removeprefix("Value error, ")
         raise SettingsError(
-            f"setting {name!r} cannot be used: {first['msg']}.", hint=f"See {settings_file()}."
+            f"setting {name!r} cannot be used: {said}.", hint=f"See {settings_file()}."
+        ) from None
+    except SettingsErrorOfPydantic as bad:  # a table in a variable that is not JSON
+        raise SettingsError(
+            f"an ACCEL_ variable cannot be used: {bad}.", hint=f"See {settings_file()}."
         ) from None
 
 
-def key(name: str) -> str:
-    """One key by its variable's name, or "". Environment and secret stores win over the file."""
-    if found := environment.secret(name):
-        return found.strip()
-    keys = _read_file().get("keys", {})
-    value = keys.get(name, "") if isinstance(keys, dict) else ""
-    return value.strip() if isinstance(value, str) else ""
-
-
-def kaggle_key(read: Callable[[str], str] = key) -> KaggleKey | None:
-    """Kaggle's key from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY; None if there is none.
-
-    KAGGLE_API_TOKEN may also name a file, as Kaggle's own tools have it. KAGGLE_KEY alone may also hold a
-    token, or the JSON of kaggle.json. Raises SettingsError when what is set cannot be a key.
-    """
-    if token := read("KAGGLE_API_TOKEN"):
-        if token.startswith(("/", "~")):
-            token = _read_token(Path(token).expanduser())
-        return KaggleKey(token=_secret("KAGGLE_API_TOKEN", token))
-    username, value = read("KAGGLE_USERNAME"), read("KAGGLE_KEY")
-    if not value:
-        return None
-    if value.startswith("{"):
-        try:
-            parsed = json.loads(value)
-            username, value = str(parsed["username"]), str(parsed["key"])
-        except (ValueError, KeyError, TypeError):
-            raise SettingsError(
-                "KAGGLE_KEY looks like the JSON of kaggle.json, but has no username and key in it."
-            ) from None
-    if username:
-        return KaggleKey(
-            username=_secret("KAGGLE_USERNAME", username).get_secret_value(),
-            key=_secret("KAGGLE_KEY", value),
-        )
-    if _LEGACY_KAGGLE_KEY.fullmatch(value):
-        raise SettingsError("KAGGLE_KEY holds a key, which needs its user name.", hint="Set KAGGLE_USERNAME.")
-    return KaggleKey(token=_secret("KAGGLE_KEY", value))
-
-
-def modal_key(read: Callable[[str], str] = key) -> ModalKey | None:
-    """Modal's key from MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or MODAL_API_KEY holding ``id:secret``."""
-    ident, secret = read("MODAL_TOKEN_ID"), read("MODAL_TOKEN_SECRET")
-    if not (ident and secret) and (joined := read("MODAL_API_KEY")):
-        ident, _, secret = joined.partition(":")
-        if not (ident and secret):
-            raise SettingsError("MODAL_API_KEY must hold the token's id and secret as id:secret.")
-    if not (ident and secret):
-        return None
-    return ModalKey(token_id=ident, token_secret=_secret("MODAL_TOKEN_SECRET", secret))
-
-
-def _secret(name: str, value: str) -> SecretStr:
-    """``value``, if it can be a key. An HTTP library would repeat one that cannot in its error."""
-    if not value or not all("!" <= c <= "~" for c in value):
-        raise SettingsError(
-            f"{name} is empty, or holds spaces or characters that no key has.", hint="Set the key alone."
-        )
-    return SecretStr(value)
-
-
-def _read_token(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as bad:
-        raise SettingsError(
-            f"KAGGLE_API_TOKEN names a file that cannot be read ({type(bad).__name__})."
-        ) from None
-
-
-def configured() -> dict[str, bool]:
-    """Which providers have a key here. What a key is worth, only its provider can tell."""
-    return {
-        "kaggle": kaggle_key() is not None,
-        "colab": bool(key("COLAB_API_KEY")),
-        "runpod": bool(key("RUNPOD_API_KEY")),
-        "vast": bool(key("VASTAI_API_KEY") or key("VAST_API_KEY")),
-        "modal": modal_key() is not None,
-    }
-
-
-def _read_file() -> dict[str, Any]:
+def read_file() -> dict[str, Any]:
+    """The settings file as TOML, keys and all; empty when there is none. Raises SettingsError."""
     path = settings_file()
     try:
         text = path.read_text(encoding="utf-8")

@@ -21,8 +21,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import accel
 from accel import environment
-from accel.config import KaggleKey, load_settings
-from accel.core.attempt import Result
+from accel.config import load_settings
+from accel.core.attempt import Result, Route
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.passage import Passage, Progress
@@ -32,6 +32,7 @@ from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
+from accel.keys import KaggleKey
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope
@@ -167,6 +168,10 @@ class Session:
     def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give now."""
         return self._call(lambda: self.accelerator.offers(need))
+
+    def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
+        """What every provider would give now, and the route that ``task`` would take."""
+        return self._call(lambda: self.accelerator.preview(task))
 
     def run(self, task: Task, request: Envelope) -> Result[Envelope]:
         """Run one live task."""

@@ -1,22 +1,15 @@
-"""Settings and keys: every form that people have, one clear line for every other, and no secret anywhere."""
+"""Settings: the environment before the file, exact money, and one clear line for what cannot be meant."""
 
 from __future__ import annotations
 
-import json
-import os
-import traceback
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from accel import config
-from accel.config import KaggleKey, Settings, kaggle_key, load_settings, modal_key
+from accel.config import Settings, load_settings
 from accel.core.errors import SettingsError
-
-SESAME = "KGAT_5e5a4e0123456789abcdef0123456789"
-LEGACY = "0123456789abcdef0123456789abcdef"
+from accel.core.money import NANO
 
 
 def write(text: str, mode: int = 0o600) -> Path:
@@ -48,7 +41,16 @@ def test_a_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch
         ("providers = [", "not TOML"), ("colour = 1", "colour"), ("value_of_hour = 'much'", "value_of_hour"),
         ("value_of_hour = -1", "value_of_hour"), ("value_of_hour = nan", "value_of_hour"),
         ("value_of_hour = inf", "value_of_hour"), ("providers = 3", "providers"),
-        ("[providers]\na = 1", "providers"),
+        ("[providers]\na = 1", "providers"), ('providers = ["runpd"]', "no provider 'runpd'"),
+        ("[budget]\nmonth = -1", "budget.month"), ("[budget]\nday = nan", "budget.day"),
+        ("[budget]\nday = true", "number of dollars"), ("[budget]\nweek = 'a lot'", "number of dollars"),
+        ("[budget]\nmonth = 5e9", "is it in dollars"), ("[budget]\nmonth = 0.0000000001", "nine decimal"),
+        ("[budget]\nmonth = '1e999999'", "budget.month"), ("[budget.runpd]\nday = 1", "no provider 'runpd'"),
+        ("[budget.runpod]\nyear = 1", "year"), ("budget = 3", "budget"), ("[credits]\nmodal = -2", "credits"),
+        ("[credits]\nmodel = 2", "no provider 'model'"), ("[priorities]\nmodal = 0", "priorities.modal"),
+        ("[priorities]\nmodal = nan", "priorities.modal"), ("[targets]\nsimple_s = 0", "targets.simple_s"),
+        ("[targets]\nsuccess = 95", "targets.success"), ("[alerts]\nat = [0.5, 2]", "alerts.at"),
+        ('disabled = ["local"]', "this machine is the fallback"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_one_line_that_names_the_setting(text: str, words: str) -> None:
@@ -77,131 +79,49 @@ def test_a_bad_environment_variable_is_named_too(monkeypatch: pytest.MonkeyPatch
         load_settings()
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_keys_that_others_can_read_are_refused(mode: int) -> None:
-    path = write(f'[keys]\nKAGGLE_API_TOKEN = "{SESAME}"\n', mode)
-    with pytest.raises(SettingsError, match="chmod 600") as caught:
-        kaggle_key()
-    assert str(path) in str(caught.value)
-    assert SESAME not in str(caught.value)
-    path.chmod(0o600)
-    found = kaggle_key()
-    assert found is not None
-    assert found.token.get_secret_value() == SESAME
-
-
 def test_settings_without_keys_may_be_read_by_anyone() -> None:
     write("value_of_hour = 3\n", 0o644)
     assert load_settings().value_of_hour == 3
 
 
-def test_the_environments_key_wins_over_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    write('[keys]\nRUNPOD_API_KEY = "from the file"\n')
-    assert config.key("RUNPOD_API_KEY") == "from the file"
-    monkeypatch.setenv("RUNPOD_API_KEY", " from-outside\n")
-    assert config.key("RUNPOD_API_KEY") == "from-outside"
-    assert config.key("VAST_API_KEY") == ""
-
-
-def read(**values: str) -> KaggleKey | None:
-    return kaggle_key(lambda name: values.get(name, ""))
-
-
-def plain(found: KaggleKey | None) -> tuple[str, str, str]:
-    assert found is not None
-    return found.username, found.key.get_secret_value(), found.token.get_secret_value()
-
-
-def test_every_form_of_a_kaggle_key(tmp_path: Path) -> None:
-    both = json.dumps({"username": "ada", "key": LEGACY}, indent=1)
-    file = tmp_path / "access_token"
-    file.write_text(SESAME + "\n")
-    assert plain(read(KAGGLE_API_TOKEN=SESAME)) == ("", "", SESAME)
-    assert plain(read(KAGGLE_API_TOKEN=str(file))) == ("", "", SESAME)
-    assert plain(read(KAGGLE_USERNAME="ada", KAGGLE_KEY=LEGACY)) == ("ada", LEGACY, "")
-    assert plain(read(KAGGLE_KEY=both)) == ("ada", LEGACY, "")
-    assert plain(read(KAGGLE_KEY=SESAME)) == ("", "", SESAME)
-    # a token beside an old pair: the token
-    assert plain(read(KAGGLE_API_TOKEN=SESAME, KAGGLE_USERNAME="ada", KAGGLE_KEY=LEGACY)) == ("", "", SESAME)
-    assert read() is None
-    assert read(KAGGLE_USERNAME="ada") is None
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"KAGGLE_KEY": '{"username": "ada"}'}, "no username and key"),
-        ({"KAGGLE_KEY": '{"username": "ada", "key"'}, "no username and key"),
-        ({"KAGGLE_KEY": LEGACY}, "KAGGLE_USERNAME"),
-        ({"KAGGLE_USERNAME": "ada", "KAGGLE_KEY": "two words"}, "spaces"),
-        ({"KAGGLE_USERNAME": "ada b", "KAGGLE_KEY": LEGACY}, "KAGGLE_USERNAME"),
-        ({"KAGGLE_API_TOKEN": SESAME + "\nHost: evil"}, "spaces"),
-        ({"KAGGLE_API_TOKEN": "„" + SESAME + "“"}, "characters that no key has"),
-        ({"KAGGLE_API_TOKEN": "/no/such/file"}, "cannot be read"),
-        ({"KAGGLE_KEY": '{"username": "", "key": ""}'}, "empty"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_a_key_is_one_line_without_it(values: dict[str, str], words: str) -> None:
-    with pytest.raises(SettingsError, match=words) as caught:
-        read(**values)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert len(str(caught.value).splitlines()) == 1
-    for secret in (SESAME, LEGACY, "two words"):
-        assert secret not in shown
-
-
-@given(st.text(min_size=1).filter(lambda v: not v.startswith(("{", "/", "~"))))
-def test_any_other_text_is_a_key_or_a_clear_refusal(value: str) -> None:
-    try:
-        found = read(KAGGLE_USERNAME="ada", KAGGLE_KEY=value)
-    except SettingsError as refused:
-        assert len(str(refused).splitlines()) == 1
-    else:
-        assert plain(found)[1] == value
-        assert value.isascii()
-        assert not any(c.isspace() for c in value)
-
-
-def test_modals_two_forms() -> None:
-    def modal(**values: str) -> config.ModalKey | None:
-        return modal_key(lambda name: values.get(name, ""))
-
-    for found in (modal(MODAL_TOKEN_ID="ak", MODAL_TOKEN_SECRET="as-1"), modal(MODAL_API_KEY="ak:as-1")):
-        assert found is not None
-        assert (found.token_id, found.token_secret.get_secret_value()) == ("ak", "as-1")
-    assert modal() is None
-    assert modal(MODAL_TOKEN_ID="ak") is None
-    with pytest.raises(SettingsError, match="id:secret"):
-        modal(MODAL_API_KEY="only-one-part")
-
-
-def test_a_secret_shows_in_no_text_of_ours() -> None:
-    found = [
-        read(KAGGLE_API_TOKEN=SESAME), read(KAGGLE_USERNAME="ada", KAGGLE_KEY=SESAME),
-        modal_key({"MODAL_API_KEY": f"ak:{SESAME}"}.get),  # type: ignore[arg-type]
-    ]
-    for value in found:
-        assert value is not None
-        for text in (repr(value), str(value), value.model_dump_json(), repr(value.model_dump())):
-            assert SESAME not in text
-
-
-def test_configured_says_which_and_never_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(config.configured().values()) == {False}
-    monkeypatch.setenv("VAST_API_KEY", SESAME)
-    monkeypatch.setenv("MODAL_API_KEY", f"a:{SESAME}")
-    monkeypatch.setenv("KAGGLE_API_TOKEN", SESAME)
-    found = config.configured()
-    assert {name for name, there in found.items() if there} == {"vast", "modal", "kaggle"}
-    assert SESAME not in repr(found)
-
-
-def test_the_tests_themselves_see_no_key_and_no_home() -> None:
-    assert not any(os.environ.get(name) for name in config.KEY_NAMES)
-    assert not (Path.home() / ".kaggle").exists()
-    assert "accel-test-home-" in str(Path.home())
-
-
 def test_settings_are_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         Settings().value_of_hour = 2.0  # type: ignore[misc]
+
+
+def test_budgets_are_exact_and_may_be_set_for_all_and_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        '[budget]\nday = 0.1\nmonth = 10\n[budget.runpod]\nweek = "2.000000001"\n'
+        '[credits]\nmodal = 30\n[priorities]\nrunpod = 0.8\n'
+    )
+    found = load_settings()
+    assert (found.budget.day, found.budget.week, found.budget.month) == (100_000_000, None, 10 * NANO)
+    assert found.budget.providers["runpod"].week == 2_000_000_001
+    assert found.credits == {"modal": 30 * NANO}
+    assert found.priorities == {"runpod": 0.8}
+    monkeypatch.setenv("ACCEL_BUDGET__MONTH", "12.5")
+    monkeypatch.setenv("ACCEL_FALLBACK", "modal, local")
+    found = load_settings()
+    assert found.budget.month == 12_500_000_000
+    assert found.budget.day == 100_000_000, "a variable of one field must not hide the file's others"
+    assert found.fallback == ("modal", "local")
+
+
+def test_without_settings_nothing_may_be_paid_for() -> None:
+    found = Settings()
+    assert (found.budget.day, found.budget.week, found.budget.month) == (None, None, None)
+    assert (found.budget.providers, found.credits) == ({}, {})
+
+
+def test_a_webhook_may_hold_a_secret_and_is_not_shown() -> None:
+    write('[alerts]\nwebhook = "https://hooks.example.org/T0/B0/s3cret"\n')
+    found = load_settings()
+    assert "s3cret" in found.alerts.webhook.get_secret_value()
+    assert "s3cret" not in repr(found) + str(found) + found.model_dump_json()
+
+
+def test_a_variable_that_is_not_a_table_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCEL_CREDITS", "{modal")
+    with pytest.raises(SettingsError, match="credits") as caught:
+        load_settings()
+    assert len(str(caught.value).splitlines()) == 1

@@ -46,11 +46,11 @@ Sandbox = Annotated[
 
 
 @app.command(short_help="the main job, end to end: index, ask, push, measure")
-def demo(full: Full = False) -> None:
+def demo(full: Full = False, provider: Provider = None) -> None:
     """The main job, end to end: index, questions, a pushed job, a measured table. No account, no GPU."""
     from accel.cli.demo import run_demo
 
-    run_demo(full=full)
+    run_demo(full=full, asked=tuple(provider or ()))
 
 
 @app.command(short_help="answer a question with citations; where each stage ran")
@@ -88,7 +88,7 @@ def query(
 @app.command(short_help="run a batch job on a provider, bring its result home")
 def push(
     job: Annotated[str, typer.Argument(help="What to run: embed_benchmark.")] = "embed_benchmark",
-    to: Annotated[str, typer.Option(help="kaggle, local, or auto.")] = "auto",
+    to: Annotated[str, typer.Option("--to", "--provider", help="kaggle, local, or auto.")] = "auto",
     sandbox: Sandbox = False, json: Json = False,
     sandbox_url: Annotated[
         str, typer.Option(help="A sandbox that runs already (accel sandbox kaggle); uses KAGGLE_* keys.")
@@ -116,12 +116,14 @@ def offers(
     lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
     items: Annotated[int, typer.Option(min=1, help="Texts to compute.")] = 1000,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 128,
-    sandbox: Sandbox = False, json: Json = False,
+    provider: Provider = None, sandbox: Sandbox = False, json: Json = False,
 ) -> None:  # fmt: skip
     """What every provider would give now for a task: price, quota, seconds, cost, or why nothing."""
     from accel.cli.inspecting import show_offers
 
-    show_offers(stage, lane, items=items, tokens=tokens, sandbox=sandbox, as_json=json)
+    show_offers(
+        stage, lane, items=items, tokens=tokens, asked=tuple(provider or ()), sandbox=sandbox, as_json=json
+    )
 
 
 @app.command(short_help="check machine, model, keys, providers; how to mend it")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accel import __version__, config, contract, environment
+from accel import __version__, config, contract, environment, keys
 from accel.cli import terminal
 from accel.cli.pushing import open_pushing
 from accel.core.errors import AccelError, ModelError, UsageError
@@ -22,22 +22,21 @@ Check = tuple[str, bool | None, str]
 
 
 def show_offers(
-    stage: str, lane: str, *, items: int, tokens: int, sandbox: bool, as_json: bool
-) -> None:
+    stage: str, lane: str, *, items: int, tokens: int, asked: tuple[str, ...], sandbox: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Rank what every provider would give for a task of this size, and show it all."""
     if stage not in LIVE_STAGES:
         raise UsageError(f"there is no stage {stage!r}.", hint=f"There are: {', '.join(LIVE_STAGES)}.")
     if lane not in tuple(Lane):
         raise UsageError(f"there is no lane {lane!r}.", hint="There are: live, batch.")
-    from accel.routing import State, rank
     from accel.stages.embed import default_spec
 
     spec = default_spec() if stage == "embed" else Spec(Stage(stage))
     need = Need(spec.stage, Lane(lane), spec.numerics)
     task = Task("offers", Lane(lane), spec, Size(items, tokens=items * tokens), need)
-    with open_pushing(sandbox=sandbox) as session:
-        answers = session.offers(need)
-        route = rank(task, answers, State(), 0.0)
+    with open_pushing(asked, sandbox=sandbox) as session:
+        answers, route = session.preview(task)
         realm = session.accelerator.realm
     if as_json:
         terminal.print_json({"realm": realm.value, **contract.route_json(route)})
@@ -103,7 +102,7 @@ def _keys() -> list[Check]:
     }  # fmt: skip
     adapters = ("kaggle",)  # the others are read and checked for form, and have no adapter yet
     try:
-        have = config.configured()
+        have = keys.configured()
     except AccelError as bad:
         return [("keys", False, str(bad))]
     return [

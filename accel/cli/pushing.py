@@ -13,13 +13,13 @@ from typing import Any
 
 from accel import contract, environment
 from accel.cli import terminal
-from accel.config import KaggleKey, kaggle_key
 from accel.core.errors import AccelError, UsageError
 from accel.core.money import dollars
 from accel.core.offer import Realm
 from accel.core.row import Row
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
+from accel.keys import KaggleKey, kaggle_key
 from accel.ledger import JobStep
 from accel.session import Session, open_session
 

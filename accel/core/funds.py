@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accel.core.money import NanoUSD
+from accel.core.money import ZERO, NanoUSD
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,6 @@ class Funds:
     provider: str
     left: NanoUSD | None = None
     reason: str = ""
-    credit: NanoUSD = NanoUSD(0)
+    credit: NanoUSD = ZERO
     budget: Window | None = None
     quota: Window | None = None

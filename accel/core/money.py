@@ -56,8 +56,10 @@ class Rate:
     source: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.nano_per_hour, int) or self.nano_per_hour < 0:  # NaN is a float
-            raise ValueError(f"a rate is a whole number of nano-dollars from 0 on: {self.nano_per_hour}")
+        if not isinstance(self.nano_per_hour, int):  # NaN is a float
+            raise ValueError(f"a rate is a whole number of nano-dollars, not {self.nano_per_hour}")
+        if self.nano_per_hour < 0:
+            raise ValueError(f"a rate cannot be negative: {self.nano_per_hour}")
         if not self.source:
             raise ValueError("a rate needs its source")
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from accel.core.errors import UsageError
 from accel.core.money import ZERO, Rate
-from accel.core.offer import Gpu, Offer, Realm
+from accel.core.offer import Billing, Gpu, Offer, Realm
 from accel.core.row import Row
 from accel.core.task import Lane, Need, Numerics, Size, Spec, Stage, Task
 from accel.routing import estimate as prior
@@ -208,10 +208,11 @@ def remote_seconds(
         id=f"imagined/{gpu}", provider="imagined", realm=Realm.SIMULATED,
         gpu=Gpu(gpu, vram_bytes=SHEETS[gpu].vram_bytes, capability=SHEETS[gpu].capability),
         rate=Rate(ZERO, now.date(), "not asked: only time is compared"), as_of=now, source="data sheet",
+        billing=Billing.NOTHING,
         cold_s=assumed.cold_s if start is Start.COLD else 0.0,
         round_trip_s=assumed.round_trip_s + assumed.overhead_s, seconds_per_byte=1 / assumed.bytes_per_s,
     )  # fmt: skip
-    return prior.estimate(task, offer, ()).timing.total_s
+    return prior.estimate(task, offer).timing.total_s
 
 
 def verdict(curve: Curve, gpu: str, start: Start, assumed: Assumptions) -> Verdict:

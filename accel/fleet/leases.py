@@ -15,10 +15,10 @@ from typing import Protocol
 
 from accel.core.errors import AccelError, ProviderError, Retry, Unreachable
 from accel.core.lease import Intent, Lease, Released
-from accel.core.money import Basis
+from accel.core.money import Basis, Cost
 from accel.core.offer import Offer
 from accel.fleet.board import Board
-from accel.ledger import Ledger
+from accel.ledger import Budgets, Ledger
 from accel.providers.base import Provider, RunsBatch
 
 
@@ -40,28 +40,19 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """What a lease will draw on: an account, the most it can take, and the lifetime that follows."""
-
-    account: str
-    amount: int
-    lifetime_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
-    """How a lease ended: "released", "absent" or "abandoned", why, and what it is charged."""
+    """How a lease ended: "released", "absent" or "abandoned", why, and the seconds it is charged."""
 
     state: str
     note: str
-    charged: int
+    used_s: float
 
 
 class Leases:
     """Creates, adopts and ends leases, and keeps their money in the ledger."""
 
-    def __init__(self, board: Board, ledger: Ledger, patience: Patience) -> None:
-        self._board, self._ledger, self._patience = board, ledger, patience
+    def __init__(self, board: Board, ledger: Ledger, budgets: Budgets, patience: Patience) -> None:
+        self._board, self._ledger, self._budgets, self._patience = board, ledger, budgets, patience
 
     def provider(self, intent: Intent) -> BatchProvider:
         """The adapter of an intent. Raises AccelError when it is not set up in this process."""
@@ -73,20 +64,10 @@ class Leases:
             )
         return provider
 
-    def reservation(self, offer: Offer) -> Reservation:
-        """The worst case of a lease on ``offer``, and its account, opened if it is new.
-
-        Free GPU time is an account of its own, in milliseconds. Its cap follows what the provider's own
-        interface says is left, which counts work that we know nothing of.
-        """
-        if offer.quota_left_s is None:
-            self._ledger.open_account("money", "nano_usd")
-            lifetime_s = self._patience.lifetime_s
-            return Reservation("money", amount(offer, lifetime_s), lifetime_s)
-        lifetime_s = min(self._patience.lifetime_s, math.floor(offer.quota_left_s))
-        name = f"{offer.provider} quota"
-        self._ledger.open_account(name, "gpu_ms", left=math.floor(offer.quota_left_s * 1000))
-        return Reservation(name, amount(offer, lifetime_s), lifetime_s)
+    def lifetime_s(self, offer: Offer) -> float:
+        """How long a lease on ``offer`` may live: what is reserved for it. Never beyond its free quota."""
+        quota_s = self._patience.lifetime_s if offer.quota_left_s is None else math.floor(offer.quota_left_s)
+        return min(self._patience.lifetime_s, quota_s)
 
     async def open(self, intent: Intent, *, fresh: bool) -> Lease:
         """Create what ``intent`` says, or adopt it when it is there already.
@@ -120,18 +101,19 @@ class Leases:
             state, note = "abandoned", "whether it was created is not known"
         else:
             state, note, used_s = "absent", str(failure or "never created")[:500], 0.0
-        worst = amount(intent.offer, intent.lifetime_s)
+        worst_s = intent.lifetime_s
         if state == "abandoned":
             ends = intent.created_at + timedelta(seconds=intent.lifetime_s)
             if lease is not None:
                 ends = lease.ends_by  # the provider's own word: it counts a queue, too
-            return Ending(state, f"{note}; ends by itself by {ends:%Y-%m-%d %H:%M:%S} UTC", worst)
-        return Ending(state, note, min(worst, amount(intent.offer, used_s)))
+            return Ending(state, f"{note}; ends by itself by {ends:%Y-%m-%d %H:%M:%S} UTC", worst_s)
+        return Ending(state, note, min(worst_s, used_s))
 
     def book(self, intent: Intent, ending: Ending) -> None:
         """Settle the reservation and end the lease, in one transaction or as part of the caller's."""
         with self._ledger.transaction():
-            self._ledger.settle(intent.id, ending.charged, Basis.ESTIMATED, intent.offer.rate)
+            cost = Cost(intent.offer.rate.cost(ending.used_s), Basis.ESTIMATED)
+            self._budgets.settle(intent.id, intent.offer, ending.used_s, cost)
             self._ledger.lease_ended(intent.id, ending.state, ending.note)
 
     async def _release(self, intent: Intent, lease: Lease) -> tuple[str, str]:
@@ -157,8 +139,3 @@ class Leases:
                 if failure.retry is not Retry.SAME or clock() >= ends:
                     raise
                 await asyncio.sleep(min(max(self._patience.poll_s, asked), ends - clock()))
-
-
-def amount(offer: Offer, seconds: float) -> int:
-    """What ``seconds`` on ``offer`` take: milliseconds of quota where it has one, else nano-dollars."""
-    return offer.rate.cost(seconds) if offer.quota_left_s is None else math.ceil(seconds * 1000)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from accel.config import KaggleKey
 from accel.core.errors import SettingsError
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
+from accel.keys import KaggleKey
 from accel.providers.base import Provider
 from accel.providers.kaggle import COLD_PRIOR_S, WAIT_PRIOR_S, KaggleProvider
 from accel.providers.kaggle_client import KaggleCredentials

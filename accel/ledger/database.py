@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,34 +19,41 @@ from pydantic import TypeAdapter, ValidationError
 
 from accel.core.errors import LedgerError
 from accel.core.offer import Realm
+from accel.ledger import migrate
 from accel.wire.wal import open_wal
 
-SCHEMA_VERSION = "1"
 WAIT_S = 10.0  # for another process that is writing
 T = TypeVar("T")
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def adapter(kind: Hashable) -> TypeAdapter[Any]:
+    """Reads and writes values of a type as JSON; made once per type."""
     return TypeAdapter(cast(Any, kind))
 
 
 def dump(value: Any) -> str:
     """JSON of a core value, by its own type."""
-    return _adapter(cast(Hashable, type(value))).dump_json(value).decode()
+    return adapter(cast(Hashable, type(value))).dump_json(value).decode()
+
+
+def instant(at: datetime) -> str:
+    """An instant as it is stored: ISO 8601, UTC, six decimals, so that instants sort as their text does."""
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="microseconds")
 
 
 class Database:
     """One open ledger file; safe to use from several threads.
 
-    path: the SQLite file, made if missing. now: wall clock, UTC. Raises LedgerError when the file is
-    not a ledger, of another realm or schema, or cannot be written.
+    path: the SQLite file, made if missing, and brought to the present schema if it is of an older one.
+    now: wall clock, UTC. Raises LedgerError when the file is not a ledger, of another realm or a later
+    schema, or cannot be written.
     """
 
     def __init__(
         self, path: Path, realm: Realm, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self.path, self.realm, self._now = path, realm, now
+        self.path, self.realm, self.now = path, realm, now
         self._lock = threading.RLock()
         self._depth = 0
         hint = "Check the disk, or set ACCEL_HOME to another folder."
@@ -57,30 +63,13 @@ class Database:
         except (sqlite3.Error, OSError) as bad:
             raise LedgerError(f"the ledger {path} cannot be opened ({bad}).", hint=hint) from bad
         try:
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._prepare()
+            migrate.prepare(self._db, path, realm)
         except sqlite3.Error as bad:
             self._db.close()
             raise LedgerError(f"the ledger {path} cannot be opened ({bad}).", hint=hint) from bad
-        except LedgerError:
+        except BaseException:
             self._db.close()
             raise
-
-    def _prepare(self) -> None:
-        for statement in (
-            resources.files("accel.ledger").joinpath("schema.sql").read_text().split(";\n")
-        ):
-            self._db.execute(statement)
-        expected = {"schema": SCHEMA_VERSION, "realm": self.realm.value}
-        for key, value in expected.items():
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-        found = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
-        if {k: found.get(k) for k in expected} != expected:
-            raise LedgerError(
-                f"{self.path} is a ledger of schema {found.get('schema')}, realm {found.get('realm')}; "
-                f"expected {SCHEMA_VERSION}, {self.realm}.",
-                hint="Set ACCEL_HOME to another folder.",
-            )
 
     def close(self) -> None:
         """Close the file. Nothing is lost by not calling it."""
@@ -107,11 +96,26 @@ class Database:
                         self._db.execute(f"ROLLBACK TO {inner}" if inner else "ROLLBACK")
                         if inner:
                             self._db.execute(f"RELEASE {inner}")
+                    self._undone()
                     raise
                 finally:
                     self._depth -= 1
             except sqlite3.Error as bad:
-                raise LedgerError(f"the ledger {self.path} could not be written ({bad}).") from bad
+                raise self._refused(bad) from bad
+
+    def write(self, sql: str, *args: Any) -> int:
+        """One statement, on its own or as a part of the transaction that is open: rows that it changed.
+
+        It needs no savepoint: a statement that fails leaves nothing behind. Raises LedgerError.
+        """
+        with self._lock:
+            if not self._depth:
+                with self.transaction() as db:
+                    return db.execute(sql, args).rowcount
+            try:
+                return self._db.execute(sql, args).rowcount
+            except sqlite3.Error as bad:
+                raise self._refused(bad) from bad
 
     def rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
         """Read-only rows of ``sql``."""
@@ -122,12 +126,18 @@ class Database:
                 raise LedgerError(f"the ledger {self.path} could not be read ({bad}).") from bad
 
     def at(self) -> str:
-        """Now, as it is stored: ISO 8601, UTC."""
-        return self._now().isoformat()
+        """Now, as it is stored."""
+        return instant(self.now())
 
     def load(self, kind: type[T], body: str) -> T:
         """Read back one value. Raises LedgerError when the row does not validate."""
         try:
-            return cast(T, _adapter(cast(Hashable, kind)).validate_json(body))
+            return cast(T, adapter(cast(Hashable, kind)).validate_json(body))
         except ValidationError as bad:
             raise LedgerError(f"{self.path} holds a damaged {kind.__name__}.") from bad
+
+    def _undone(self) -> None:
+        """Told when a transaction, or a part of one, was rolled back."""
+
+    def _refused(self, bad: sqlite3.Error) -> LedgerError:
+        return LedgerError(f"the ledger {self.path} could not be written ({bad}).")

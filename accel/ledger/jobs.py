@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from accel.core.errors import LedgerError
+from accel.core.errors import LedgerError, OverBudget
 from accel.core.lease import Intent
 from accel.core.task import Task
+from accel.ledger.budgets import Budgets
 from accel.ledger.database import dump
 from accel.ledger.store import Ledger
 
@@ -103,13 +104,22 @@ def unfinished(ledger: Ledger) -> tuple[Job, ...]:
     return tuple(_job(ledger, row) for row in found)
 
 
-def intend(
-    ledger: Ledger, job: Job, intent: Intent, account: str, amount: int, decision: str
-) -> Job:
-    """Reserve, write the intent and move the job to ``intended``: all in one transaction, or none."""
+def intend(ledger: Ledger, budgets: Budgets, job: Job, intent: Intent, decision: str) -> Job:
+    """Reserve what the intent may cost, write it, and move the job: all in one transaction, or none.
+
+    Raises OverBudget when a limit has no room; the alert of it is written even so.
+    """
+    refused = None
     with ledger.transaction() as db:
-        ledger.intend(intent, account, amount)
-        _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)
+        try:
+            budgets.reserve(intent.id, intent.offer, intent.lifetime_s, intent.task_id)
+        except OverBudget as bad:
+            refused = bad
+        else:
+            ledger.intend(intent)
+            _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)
+    if refused:
+        raise refused
     return get(ledger, job.id)
 
 

@@ -1,133 +1,47 @@
 """The ledger. Guarantee: what it says happened is on disk, and ``spent + held`` never passes a limit.
 
-One short transaction per fact. Money moves in one transaction each: ``reserve`` (IMMEDIATE, so that two
-processes cannot both see room) and ``settle``, and the limit is a CHECK of the table, which no code path
-of ours can get around.
+One short transaction per fact; ``transaction`` makes several of them one. The money is in ``accounts``.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
-from accel.core.attempt import Attempt, Timing
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.attempt import Attempt, Outcome, Timing
+from accel.core.errors import LedgerError
 from accel.core.lease import Intent, Lease
-from accel.core.money import Basis, Rate
+from accel.core.money import Basis, Cost, NanoUSD
+from accel.core.offer import Realm
 from accel.core.row import Row
-from accel.core.task import Size, Stage
-from accel.ledger.database import Database, dump
+from accel.core.task import Size, Spec, Stage
+from accel.ledger.accounts import Accounts
+from accel.ledger.database import dump, instant
+from accel.ledger.offers import Offers
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A limit and how much of it is used. unit: "nano_usd" or "gpu_ms"."""
-
-    name: str
-    unit: str
-    cap: int | None
-    spent: int
-    held: int
-    over: int
-
-
-class Ledger(Database):
+class Ledger(Accounts):
     """One realm's record. Open it per process; see ``Database`` for its arguments and errors."""
 
-    # Money and quota ------------------------------------------------------------------------------
+    def __init__(self, path: Path, realm: Realm, now: Callable[[], datetime] | None = None) -> None:
+        super().__init__(path, realm, now)
+        self.offers = Offers()
 
-    def open_account(self, name: str, unit: str, *, left: int | None = None) -> None:
-        """Make an account if it is new; with ``left``, its cap becomes what is used plus ``left``."""
-        with self.transaction() as db:
-            db.execute("INSERT OR IGNORE INTO account (name, unit) VALUES (?, ?)", (name, unit))
-            if left is not None:
-                db.execute(
-                    "UPDATE account SET cap = spent + held + ? WHERE name = ?", (max(0, left), name)
-                )
-
-    def limit(self, name: str, cap: int | None) -> None:
-        """Set an account's cap. Raises OverBudget when more than that is spent and held already."""
-        with self.transaction() as db:
-            try:
-                done = db.execute("UPDATE account SET cap = ? WHERE name = ?", (cap, name)).rowcount
-            except sqlite3.IntegrityError as bad:
-                raise OverBudget(f"{name}: a limit of {cap} is below what is spent and held.") from bad
-            if not done:
-                raise LedgerError(f"the ledger has no account {name!r}.")
-
-    def account(self, name: str) -> Account:
-        """One account. Raises LedgerError when there is none of that name."""
-        found = self.rows("SELECT name, unit, cap, spent, held, over FROM account WHERE name = ?", name)
-        if not found:
-            raise LedgerError(f"the ledger has no account {name!r}.")
-        return Account(*found[0])
-
-    def reserve(self, hold_id: str, account: str, amount: int, task_id: str) -> None:
-        """Hold ``amount``. Raises OverBudget, and holds nothing, when it would pass the limit.
-
-        Raises ValueError for a negative amount, LedgerError when ``hold_id`` was used before.
-        """
-        _positive(amount)
-        with self.transaction() as db:
-            try:
-                done = db.execute(
-                    "UPDATE account SET held = held + ? WHERE name = ?", (amount, account)
-                ).rowcount
-            except sqlite3.IntegrityError as bad:
-                have = self.account(account)
-                left = (have.cap or 0) - have.spent - have.held
-                raise OverBudget(
-                    f"{account}: {amount} is more than the {left} left; nothing was started."
-                ) from bad
-            if not done:
-                raise LedgerError(f"the ledger has no account {account!r}.")
-            used = db.execute("SELECT count(*) FROM charge WHERE hold_id = ?", (hold_id,)).fetchone()[0]
-            if used:  # settled: a second charge under this id could never be booked
-                raise LedgerError(f"the hold {hold_id!r} was settled before.")
-            db.execute(
-                "INSERT INTO hold VALUES (?, ?, ?, ?, ?)", (hold_id, account, amount, task_id, self.at())
-            )
-
-    def settle(self, hold_id: str, amount: int, basis: Basis, rate: Rate) -> bool:
-        """Turn a hold into a charge of ``amount``. False when it was settled before: never twice.
-
-        An amount above the hold goes into the account's ``over``, where it cannot hide. Raises ValueError
-        for a negative amount.
-        """
-        _positive(amount)
-        with self.transaction() as db:
-            found = db.execute(
-                "SELECT account, amount, task_id FROM hold WHERE id = ?", (hold_id,)
-            ).fetchone()
-            if found is None:
-                return False
-            account, held, task_id = found
-            db.execute(
-                "UPDATE account SET held = held - ?, spent = spent + ?, over = over + ? WHERE name = ?",
-                (held, min(amount, held), max(0, amount - held), account),
-            )
-            db.execute("DELETE FROM hold WHERE id = ?", (hold_id,))
-            db.execute(
-                "INSERT INTO charge VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (hold_id, account, amount, basis.value, dump(rate), task_id, self.at()),
-            )
-            return True
-
-    def held(self) -> int:
-        """Holds that are open, over all accounts."""
-        return int(self.rows("SELECT count(*) FROM hold")[0][0])
+    def _undone(self) -> None:
+        self.offers.forget()
 
     # Leases ---------------------------------------------------------------------------------------
 
-    def intend(self, intent: Intent, account: str, amount: int) -> None:
-        """Write the intent and reserve for it, in one transaction, before anything is created."""
-        with self.transaction() as db:
-            self.reserve(intent.id, account, amount, intent.task_id)
-            db.execute(
-                "INSERT INTO lease VALUES (?, ?, ?, 'intended', ?, NULL, '', ?)",
-                (intent.id, intent.offer.provider, intent.name, dump(intent), self.at()),
-            )
+    def intend(self, intent: Intent) -> None:
+        """Write the intent, before anything is created. What it may cost is held in the same transaction."""
+        self.write(
+            "INSERT INTO lease VALUES (?, ?, ?, 'intended', ?, NULL, '', ?)",
+            intent.id, intent.offer.provider, intent.name, dump(intent), self.at(),
+        )  # fmt: skip
 
     def lease_opened(self, intent_id: str, lease: Lease) -> None:
         """The provider created it: store its own id at once."""
@@ -138,14 +52,13 @@ class Ledger(Database):
         self._lease_state(intent_id, state, note=note)
 
     def _lease_state(self, intent_id: str, state: str, *, lease: str = "", note: str = "") -> None:
-        with self.transaction() as db:
-            done = db.execute(
-                "UPDATE lease SET state = ?, lease = coalesce(nullif(?, ''), lease), note = ?, at = ? "
-                "WHERE intent_id = ?",
-                (state, lease, note, self.at(), intent_id),
-            ).rowcount
-            if not done:
-                raise LedgerError(f"the ledger has no intent {intent_id!r}.")
+        done = self.write(
+            "UPDATE lease SET state = ?, lease = coalesce(nullif(?, ''), lease), note = ?, at = ? "
+            "WHERE intent_id = ?",
+            state, lease, note, self.at(), intent_id,
+        )  # fmt: skip
+        if not done:
+            raise LedgerError(f"the ledger has no intent {intent_id!r}.")
 
     def lease(self, intent_id: str) -> tuple[str, Intent, Lease | None]:
         """State, intent and lease (None until the provider answered) of one intent."""
@@ -162,19 +75,18 @@ class Ledger(Database):
 
     # Attempts and measurements --------------------------------------------------------------------
 
-    def record_attempt(self, attempt: Attempt, stage: Stage, size: Size) -> None:
+    def record_attempt(self, attempt: Attempt, spec: Spec, size: Size) -> None:
         """Write one try. Writing the same attempt again (after a crash) changes nothing.
 
         Raises LedgerError for an attempt of another realm.
         """
         if attempt.realm is not self.realm:
             raise LedgerError(f"a ledger of realm {self.realm} keeps no attempt of {attempt.realm}.")
-        with self.transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (attempt.id, attempt.task_id, attempt.provider, stage.value, attempt.outcome.value,
-                 size.items, size.tokens, dump(attempt), self.at()),
-            )  # fmt: skip
+        self.write(
+            "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            attempt.id, attempt.task_id, attempt.provider, spec.stage.value, attempt.outcome.value,
+            size.items, size.tokens, dump(attempt), self.at(), model_of(spec),
+        )  # fmt: skip
 
     def attempts(self, task_id: str) -> tuple[Attempt, ...]:
         """Every try for a task, in order."""
@@ -195,6 +107,24 @@ class Ledger(Database):
         )  # fmt: skip
         return [(Size(items, tokens), Timing(*seconds)) for items, tokens, *seconds in found]
 
+    def recent(self, since_s: float, last: int = 2000) -> list[tuple[Attempt, Stage, str, Size, float]]:
+        """The ``last`` attempts written in the last ``since_s`` seconds, oldest first, for ``routing``.
+
+        With each its stage, its model (see ``model_of``), its size (items and tokens; bytes are not kept)
+        and its age in seconds, which is 0 where the clock has gone back since. Not validated again: they
+        are read once per start, some thousand of them.
+        """
+        now = self.now()
+        found = self.rows(
+            "SELECT body, stage, model, items, tokens, at FROM attempt WHERE at >= ? "
+            "ORDER BY rowid DESC LIMIT ?", instant(now - timedelta(seconds=since_s)), last,
+        )  # fmt: skip
+        return [
+            (_attempt(json.loads(body)), Stage(stage), model, Size(items, tokens),
+             max(0.0, (now - datetime.fromisoformat(at)).total_seconds()))
+            for body, stage, model, items, tokens, at in reversed(found)
+        ]  # fmt: skip
+
     def record_rows(self, rows: Sequence[Row], job_id: str = "") -> None:
         """Keep measurements beside the job that made them. Raises LedgerError on a foreign realm."""
         if any(row.realm is not self.realm for row in rows):
@@ -212,6 +142,17 @@ class Ledger(Database):
         return tuple(self.load(Row, body) for (body,) in found)
 
 
-def _positive(amount: int) -> None:
-    if amount < 0:
-        raise ValueError(f"an amount to hold or to charge is not negative: {amount}")
+def model_of(spec: Spec) -> str:
+    """A Spec's model and revision in one word, "" where no model is involved."""
+    return f"{spec.model}@{spec.revision}" if spec.model or spec.revision else ""
+
+
+def _attempt(body: dict[str, Any]) -> Attempt:
+    cost = body["cost"]
+    return Attempt(
+        **body | {
+            "realm": Realm(body["realm"]), "outcome": Outcome(body["outcome"]),
+            "timing": Timing(**body["timing"]),
+            "cost": Cost(NanoUSD(cost["amount"]), Basis(cost["basis"])),
+        }
+    )  # fmt: skip

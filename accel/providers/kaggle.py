@@ -40,7 +40,7 @@ from accel.core.errors import (
 )
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import ZERO, Rate
-from accel.core.offer import Gpu, Offer, Realm, Unfit
+from accel.core.offer import Billing, Gpu, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Numerics
 from accel.providers import terms
@@ -119,22 +119,24 @@ class KaggleProvider:
                 return Unfit(self.name, self.realm, reason, now)
             if not self._credentials:
                 return Unfit(self.name, self.realm, NO_KEY, now, mendable=True)
-            left_s, refresh = await self._off(self._calls.quota)
+            quota = await self._off(self._calls.quota)
         except Unauthorised as error:
             return Unfit(self.name, self.realm, self._words(error), now, mendable=True)
         except ProviderError as error:
             return Unfit(self.name, self.realm, self._words(error), now)
         except Exception as error:  # probe never raises, whatever breaks
             return Unfit(self.name, self.realm, f"cannot be asked: {type(error).__name__}", now)
-        if left_s <= 0:
-            when = f"; it refreshes at {refresh:%Y-%m-%d %H:%M} UTC" if refresh else ""
+        if quota.left_s <= 0:
+            resets = quota.resets_at
+            when = f"; it refreshes at {resets:%Y-%m-%d %H:%M} UTC" if resets else ""
             return Unfit(self.name, self.realm, f"the weekly GPU quota is used up{when}", now)
         return Offer(
             id=f"{self.name}-{self.realm}-t4x2", provider=self.name, realm=self.realm, gpu=T4X2,
             rate=RATE, as_of=now,
             source="Kaggle's quota call; wait, cold start and transfer are priors, not measured",
             lanes=frozenset({Lane.BATCH}), numerics=NUMERICS, wait_s=self._wait_s,
-            cold_s=self._cold_s, quota_left_s=left_s,
+            cold_s=self._cold_s, billing=Billing.QUOTA, quota_left_s=quota.left_s,
+            quota_s=quota.total_s, quota_resets_at=quota.resets_at,
             seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ STATES = {  # kagglesdk 0.1.37, kernels_enums.py:31-38
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The week's GPU seconds, left and in all, and when the next week begins (UTC), if it is told."""
+
+    left_s: float
+    total_s: float
+    resets_at: datetime | None
+
+
 class KaggleCalls:
     """The calls of one account. All raise ``core.errors.ProviderError`` subclasses.
 
@@ -53,8 +63,8 @@ class KaggleCalls:
         self._client = KaggleClient(credentials, endpoint, timeout_s)
         self.username = self._client.username
 
-    def quota(self) -> tuple[float, datetime | None]:
-        """(GPU seconds left, refresh). kk:6-113; fields only: the SDK's printing drops days."""
+    def quota(self) -> Quota:
+        """What is left of the week's GPU hours. kk:6-113; fields only: the SDK's printing drops days."""
         answer, _ = self._client.call(
             lambda sdk: sdk.kernels.kernels_api_client.get_accelerator_quota_statistics()
         )
@@ -64,7 +74,8 @@ class KaggleCalls:
         nothing = timedelta()
         spent = (gpu.time_used or nothing) + (gpu.time_reserved or nothing)
         left_s = (gpu.total_time_allowed - spent).total_seconds()
-        return max(0.0, left_s), utc(answer.quota_refresh_time)
+        total_s = max(0.0, gpu.total_time_allowed.total_seconds())
+        return Quota(max(0.0, left_s), total_s, utc(answer.quota_refresh_time))
 
     def push(self, intent: Intent, script: str, internet: bool) -> str:
         """SaveKernel (kk:1965-2421); returns "user/slug" as Kaggle named it."""
@@ -103,7 +114,7 @@ class KaggleCalls:
             raise NoCapacity(text, provider=NAME)
         if "quota" in words.lower():
             try:
-                _, refresh = self.quota()
+                refresh = self.quota().resets_at
             except ProviderError:
                 refresh = None
             raise QuotaExhausted(text, provider=NAME, resets_at=refresh)

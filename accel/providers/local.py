@@ -25,7 +25,7 @@ from accel import environment
 from accel.core.errors import JobFailed, ProviderError, Rejected, Unreachable, UsageError
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import ZERO, Rate
-from accel.core.offer import Gpu, Offer, Realm, Unfit
+from accel.core.offer import Billing, Gpu, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Numerics
 from accel.providers.base import Fetched, JobState, Progress
@@ -76,6 +76,7 @@ class LocalProvider:
             gpu=card if card.capability else Gpu("cpu", environment.cores()),
             rate=Rate(ZERO, now.date(), "this machine"), as_of=now, source="this machine",
             numerics=frozenset(numerics), cold_s=0.0 if warm else COLD_S, resident=resident,
+            billing=Billing.NOTHING,
         )  # fmt: skip
 
     async def call(self, lease: Lease, request: Envelope) -> Envelope:

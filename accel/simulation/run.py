@@ -29,7 +29,7 @@ from accel.core.task import Lane, Need, Size, Spec, Stage, Task
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger
+from accel.ledger import Budgets, Ledger, Limits, Period
 from accel.simulation.loop import run_virtual
 from accel.simulation.world import WORLD, Nature, SimulatedProvider
 from accel.wire import Envelope, pack_texts
@@ -92,7 +92,8 @@ async def _simulate(seed: int, requests: int, world: Sequence[Nature], folder: P
     cache = ExactCache(folder / "cache.sqlite3")
     board = Board([SimulatedProvider(nature, runtime, seed) for nature in world], runtime)
     accelerator = GPUAccelerator(
-        board, ledger, cache, runtime, folder / "jobs", Preference(), Patience()
+        board, ledger, Budgets(ledger, Limits({("", Period.MONTH): NanoUSD(10**12)}, {})), cache, runtime,
+        folder / "jobs", Preference(), Patience(),
     )
     traffic = random.Random(f"{seed}:traffic")
     try:

@@ -26,7 +26,7 @@ from accel.core.errors import (
 )
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import NanoUSD, Rate, from_dollars
-from accel.core.offer import CPU, Gpu, Offer, Realm, Unfit
+from accel.core.offer import CPU, Billing, Gpu, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need
 from accel.wire import Envelope, unpack_texts
@@ -97,8 +97,13 @@ class SimulatedProvider:
             id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=nature.gpu,
             rate=self._rate, as_of=now, source="invented", lanes=frozenset({Lane.LIVE}),
             cold_s=0.0 if self._warm() else nature.cold_s, quota_left_s=left,
-            round_trip_s=nature.way_s,
+            round_trip_s=nature.way_s, billing=self._billing(),
         )  # fmt: skip
+
+    def _billing(self) -> Billing:
+        if self.nature.quota_s is not None:
+            return Billing.QUOTA
+        return Billing.NOTHING if self._rate.free else Billing.SECONDS
 
     def standing_lease(self) -> Lease:
         """Nothing is rented: calls are billed by their seconds."""

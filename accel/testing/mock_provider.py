@@ -22,7 +22,7 @@ from pathlib import Path
 from accel.core.errors import BadOutput, ProviderError, Unreachable
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import ZERO, NanoUSD, Rate
-from accel.core.offer import Gpu, Offer, Realm, Unfit
+from accel.core.offer import Billing, Gpu, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Numerics
 from accel.providers.base import Fetched, JobState, Progress
@@ -125,6 +125,11 @@ class MockBatchProvider:
             for t in self._things.values()
         ))  # fmt: skip
 
+    def _billing(self) -> Billing:
+        if self._quota_s is not None:
+            return Billing.QUOTA
+        return Billing.NOTHING if self._rate.free else Billing.SECONDS
+
     # --- Provider
 
     async def probe(self, need: Need) -> Offer | Unfit:
@@ -141,7 +146,7 @@ class MockBatchProvider:
             id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=self._gpu,
             rate=self._rate, as_of=now, source="mock provider", lanes=self._lanes,
             numerics=self._numerics, wait_s=self._wait_s, cold_s=self._cold_s,
-            quota_left_s=self._quota_s,
+            quota_left_s=self._quota_s, billing=self._billing(),
         )  # fmt: skip
 
     async def create(self, intent: Intent) -> Lease:

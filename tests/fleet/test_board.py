@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from accel.config import KaggleKey
 from accel.core.errors import SettingsError, Unreachable
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
 from accel.fleet import Board
-from accel.fleet.board import FRESH_S, PROBE_S
+from accel.fleet.board import FRESH_S, PROBE_S, STALE_S
 from accel.fleet.roster import roster
+from accel.keys import KaggleKey
 from accel.providers.base import Provider, RunsBatch
 from accel.simulation import run_virtual
 from accel.testing.mock_provider import MockProvider
@@ -75,11 +75,76 @@ def test_answers_are_kept_for_a_while_but_this_machine_is_asked_each_time() -> N
         assert await asked() == [1, 2]
         assert await asked() == [1, 3]
         await asyncio.sleep(FRESH_S * 0.2)
-        assert await asked() == [2, 4]
+        await asked()
+        await asyncio.sleep(0.1)
+        assert await asked() == [2, 5]
         board.forget()
-        assert await asked() == [3, 5]
+        assert await asked() == [3, 6]
 
     play(["cloud", "local"], scene)
+
+
+def test_a_stale_answer_serves_live_tasks_while_one_probe_brings_a_new_one() -> None:
+    """A control plane that hangs holds up nobody, and is asked once, not once per request."""
+
+    async def scene(board: Board, providers: list[MockProvider]) -> None:
+        clock = asyncio.get_running_loop().time
+        (first,) = await board.offers(LIVE)
+        await asyncio.sleep(FRESH_S * 1.1)
+        providers[0].fail("probe", Unreachable("x", provider="a"), delay_s=8.0)
+        began = clock()
+        for _ in range(20):
+            assert await board.offers(LIVE) == (first,)
+        assert clock() == began
+        await asyncio.sleep(8.1)
+        assert providers[0].calls["probe"] == 2
+        (now,) = await board.offers(LIVE)
+        assert isinstance(now, Unfit)
+        assert clock() == began + 8.1
+
+    play(["a"], scene)
+
+
+def test_a_stale_answer_does_not_serve_batch_tasks_nor_for_ever() -> None:
+    async def scene(board: Board, providers: list[MockProvider]) -> None:
+        for need, s in ((BATCH, FRESH_S), (LIVE, STALE_S)):
+            await board.offers(need)
+            await asyncio.sleep(s * 1.1)
+            providers[0].fail("probe", Unreachable("x", provider="a"))
+            (now,) = await board.offers(need)
+            assert isinstance(now, Unfit)
+
+    play(["a"], scene)
+
+
+def test_the_caller_waits_no_longer_than_it_can_and_the_answer_is_kept_when_it_comes() -> None:
+    async def scene(board: Board, providers: list[MockProvider]) -> None:
+        clock = asyncio.get_running_loop().time
+        providers[0].fail("probe", Unreachable("x", provider="a"), delay_s=3.0)
+        began = clock()
+        silent, fine = await board.offers(LIVE, patience_s=0.5)
+        assert clock() == began + 0.5
+        assert isinstance(silent, Unfit)
+        assert "no answer within 0.5 s" in silent.reason
+        assert isinstance(fine, Offer)
+        await asyncio.sleep(3.0)
+        (told, _) = await board.offers(LIVE, patience_s=0.5)
+        assert isinstance(told, Unfit)
+        assert "no answer" not in told.reason
+        assert providers[0].calls["probe"] == 1
+
+    play(["a", "b"], scene)
+
+
+def test_a_doubted_provider_is_asked_again_at_once() -> None:
+    async def scene(board: Board, providers: list[MockProvider]) -> None:
+        await board.offers(LIVE)
+        board.doubt("b")
+        await board.offers(LIVE)
+        await asyncio.sleep(0.01)
+        assert [p.calls["probe"] for p in providers] == [1, 2]
+
+    play(["a", "b"], scene)
 
 
 def test_what_the_terms_forbid_is_not_even_asked() -> None:

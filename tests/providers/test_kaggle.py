@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -281,6 +283,41 @@ def test_a_server_that_hangs_is_unreachable_in_time(sandbox: KaggleSandbox) -> N
     kaggle = provider(sandbox, call_s=0.2)
     with pytest.raises(Unreachable, match="ReadTimeout"):
         asyncio.run(kaggle.create(intent()))
+
+
+FAILURES = (
+    {"kind": "http", "status": 503}, {"kind": "http", "status": 429, "seconds": 0.01},
+    {"kind": "http", "status": 500}, {"kind": "drop"}, {"kind": "lost_answer"},
+    {"kind": "hang", "seconds": 1.0},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda f: f"{f['kind']}{f.get('status', '')}")
+def test_the_sdk_itself_retries_nothing(
+    sandbox: KaggleSandbox, failure: dict[str, Any], tmp_path: Path
+) -> None:
+    """Retries live in one layer: every call of ours that fails was one request on the wire."""
+    kaggle = provider(sandbox, call_s=0.3)
+    lease = asyncio.run(job(kaggle))
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "GetAcceleratorQuotaStatistics": lambda: kaggle.probe(BATCH),
+        "SaveKernel": lambda: kaggle.create(intent("accel-two")),
+        "GetKernelSessionStatus": lambda: kaggle.poll(lease),
+        "ListKernelSessionOutput": lambda: kaggle.fetch(lease, tmp_path),
+        "Download": lambda: kaggle.fetch(lease, tmp_path),
+        "ListKernels": lambda: kaggle.leases(),
+    }
+
+    async def fails(call: Callable[[], Awaitable[object]]) -> None:
+        with contextlib.suppress(ProviderError):
+            assert not isinstance(await call(), Offer | tuple)  # probe and leases tell it as a value
+
+    for name, call in calls.items():
+        before = len(sandbox.requests(name))
+        sandbox.set_faults({"on": name, "times": 0, **failure})
+        asyncio.run(fails(call))
+        assert len(sandbox.requests(name)) - before == 1, name
+        sandbox.set_faults()
 
 
 # --- what Kaggle does not show

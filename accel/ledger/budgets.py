@@ -1,0 +1,276 @@
+"""Budgets. Guarantee: nothing is paid for without room in every limit that applies, in any process.
+
+Limits hold per UTC day, ISO week and month, per provider and over all of them. A hold draws on all that
+apply at once, or on a provider's prepaid credit alone while that has room for the whole of it; free GPU
+hours are an account in milliseconds. Who bills seconds is refused until a limit is set: free by default.
+
+Each process enforces the limits it was given, on accounts that all of them share. An account is opened when
+its period is first used, with what the period has seen by then. A hold stays on the periods that it was made
+in. A clock that goes back opens no period again: of the accounts that have not ended the latest counts (it
+remembers how late it once was), so that what was spent stays spent. One that goes forward opens a later one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from accel.core.errors import LedgerError, OverBudget
+from accel.core.funds import Funds, Window
+from accel.core.money import Basis, Cost, NanoUSD, dollars
+from accel.core.offer import Billing, Offer
+from accel.ledger import alerts
+from accel.ledger.accounts import LARGEST, Account, Draw
+from accel.ledger.database import instant
+from accel.ledger.limits import PERIODS, Limits, Period, span
+from accel.ledger.store import Ledger
+
+__all__ = ["Budgets", "Limits", "Period"]
+
+CREDIT, QUOTA = "credit", "quota"  # kinds of account beside the periods
+# Kaggle's window of free hours, and the guess where a provider does not tell
+WEEK_S = 7 * 86400.0
+NO_BUDGET = "no budget is set for paid providers: set budget.month"
+Known = Mapping[tuple[str, str], Account]  # by provider and period
+
+
+class Budgets:
+    """Reserves and settles by the person's limits; one per open ledger."""
+
+    def __init__(self, ledger: Ledger, limits: Limits) -> None:
+        self._ledger, self._limits = ledger, limits
+
+    # Facts ----------------------------------------------------------------------------------------
+
+    def funds(self, offers: Sequence[Offer]) -> tuple[Funds, ...]:
+        """What the limits leave for each offer that bills seconds or quota, in the order of ``offers``."""
+        asked = [o for o in offers if o.billing is not Billing.NOTHING]
+        if not asked:
+            return ()
+        now = self._ledger.now()
+        known = self._current(now)
+        for provider in dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS):
+            if self._missing(known, provider):  # once in a period
+                with self._ledger.transaction():
+                    known = {**known, **self._opened(provider, now)}
+        return tuple(
+            self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money(o.provider, known, now)
+            for o in asked
+        )
+
+    def _money(self, provider: str, known: Known, now: datetime) -> Funds:
+        left, reason, highest, window = -1, NO_BUDGET, -1.0, None
+        for (who, period), limit in self._limits.caps.items():
+            if who not in ("", provider):
+                continue
+            account = known[who, period]
+            room = _room(account, limit)
+            if left < 0 or room < left:
+                left, reason = room, f"{_words(account, limit)} leaves {dollars(room)}"
+            used, elapsed = (account.used + account.held) / limit if limit else 1.0, _elapsed(account, now)
+            if (pressure := used / max(elapsed, 1e-9)) > highest:
+                highest, window = pressure, Window(account.name, used, elapsed)
+        credit = NanoUSD(0)
+        if prepaid := self._limits.credits.get(provider):
+            credit = _room(known[provider, CREDIT], prepaid)
+            if credit > left:
+                reason = f"{dollars(credit)} of its credit is left"
+        # a hold is all credit or none of it: the larger of the two is the most that can be reserved at once
+        return Funds(provider, NanoUSD(max(0, left, credit)), reason, credit, window)
+
+    @staticmethod
+    def _quota(offer: Offer, known: Known, now: datetime) -> Funds:
+        if offer.quota_left_s is None or not offer.quota_s:
+            return Funds(offer.provider)
+        account = known.get((offer.provider, QUOTA))
+        left_ms: int = math.floor(offer.quota_left_s * 1000) - (account.held if account else 0)
+        if account and account.left is not None and instant(offer.as_of) <= account.as_of:
+            left_ms = account.left
+        used = 1 - max(0, left_ms) / (offer.quota_s * 1000)
+        resets_s = (offer.quota_resets_at - now).total_seconds() if offer.quota_resets_at else None
+        over = 1 - resets_s / WEEK_S if resets_s is not None else _week_over(now)
+        reason = f"{max(0, left_ms) / 3.6e6:.1f} h of its free {offer.quota_s / 3600:.0f} h are left"
+        window = Window(f"{offer.provider} {QUOTA}", max(0.0, used), min(1.0, max(0.0, over)))
+        return Funds(offer.provider, reason=reason, quota=window)
+
+    # Money ----------------------------------------------------------------------------------------
+
+    def reserve(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
+        """Hold what ``seconds`` on ``offer`` take, before anything is started; nothing for a free machine.
+
+        Raises OverBudget when a limit has no room, LedgerError when the offer's price cannot be or the
+        ledger cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a
+        budget is an alert, which is kept even so (but for an outer transaction that is rolled back).
+        """
+        if offer.billing is Billing.QUOTA:
+            self._reserve_quota(hold_id, offer, seconds, task_id)
+        elif offer.billing is Billing.SECONDS:
+            self._reserve_money(hold_id, offer, seconds, task_id)
+
+    def _reserve_money(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
+        provider, amount = offer.provider, offer.rate.cost(seconds)
+        if offer.rate.free:
+            raise LedgerError(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
+        caps, prepaid = self._caps(provider), self._limits.credits.get(provider, 0)
+        if not caps and not prepaid:
+            raise OverBudget(f"{provider}: {NO_BUDGET}; nothing was started.")
+        with self._ledger.transaction():
+            known = self._opened(provider, self._ledger.now())
+            credit = known.get((provider, CREDIT))
+            short: list[Account] = []
+            if credit and prepaid and _left(credit) >= amount:
+                fund, drawn = CREDIT, [credit]
+            else:
+                fund, drawn = "budget", [a for (_, period), a in known.items() if period in PERIODS]
+                short = [a for a in drawn if _left(a) < amount]
+                if credit and not caps:
+                    short.append(credit)
+            if not short:
+                draw = Draw(tuple(a.name for a in drawn), amount, fund, provider, offer.rate)
+                self._ledger.reserve(hold_id, draw, task_id)
+                return
+            for account in short:
+                body = self._body(account) | {"asked": amount}
+                alerts.raise_(self._ledger, f"budget:{account.name}:refused", body)
+        least = min(short, key=_left)  # told only now: the alert is committed
+        raise OverBudget(
+            f"{provider}: {_words(least, least.wanted or 0)} leaves {dollars(NanoUSD(_left(least)))}, and "
+            f"{dollars(amount)} would be reserved; nothing was started."
+        )
+
+    def _reserve_quota(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
+        name, amount = f"{offer.provider} {QUOTA}", _milliseconds(seconds)
+        with self._ledger.transaction():
+            self._ledger.open_account(name, "gpu_ms", provider=offer.provider, period=QUOTA)
+            if offer.quota_left_s is not None:
+                self._ledger.told(name, math.floor(offer.quota_left_s * 1000), offer.as_of)
+            left = self._ledger.account(name).left
+            if left is not None and left < amount:
+                raise OverBudget(
+                    f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its "
+                    "free quota are left; nothing was started."
+                )
+            draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
+            self._ledger.reserve(hold_id, draw, task_id)
+
+    def settle(self, hold_id: str, offer: Offer, seconds: float, cost: Cost) -> bool:
+        """Charge what a hold came to: ``cost``, or ``seconds`` of free quota. Never twice: False then.
+
+        Raises an alert, in the same transaction, for each share of a limit that this reaches.
+        """
+        if offer.billing is Billing.NOTHING:
+            return False
+        amount = _milliseconds(seconds) if offer.billing is Billing.QUOTA else cost.amount
+        return self._settle(hold_id, amount, cost.basis)
+
+    def recover(self) -> int:
+        """Settle what processes that are gone have left: how many holds.
+
+        Whether they were dispatched is not known, so that each counts as spent in full, as an estimate.
+        Holds of leases are left to whoever carries their jobs on; see ``Ledger.orphans``.
+        """
+        with self._ledger.transaction():
+            lost = self._ledger.orphans()
+            for hold in lost:
+                self._settle(hold.id, hold.amount, Basis.ESTIMATED)
+        self._ledger.sweep()
+        return len(lost)
+
+    def _settle(self, hold_id: str, amount: int, basis: Basis) -> bool:
+        with self._ledger.transaction():
+            accounts = self._ledger.settle(hold_id, amount, basis)
+            for account in accounts:
+                limit = account.wanted if account.period in (*PERIODS, CREDIT) else None
+                for share in self._limits.alert_at if limit else ():
+                    if account.used >= share * (limit or 0):
+                        body = self._body(account) | {"share": share}
+                        alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
+        return bool(accounts)
+
+    # Accounts -------------------------------------------------------------------------------------
+
+    def _current(self, now: datetime, provider: str | None = None) -> Known:
+        """Accounts that have not ended, the latest of each provider and period."""
+        found = self._ledger.open_accounts(now, provider)  # by beginning: a later one takes the place
+        return {(a.provider, a.period): a for a in found}
+
+    def _caps(self, provider: str) -> list[tuple[str, Period]]:
+        return [(who, period) for who, period in self._limits.caps if who in ("", provider)]
+
+    def _missing(self, known: Known, provider: str) -> bool:
+        return any(key not in known for key in self._caps(provider)) or (
+            provider in self._limits.credits and (provider, CREDIT) not in known
+        )
+
+    def _opened(self, provider: str, now: datetime) -> Known:
+        """Accounts that apply to ``provider``, with the limits of this process; missing ones are opened.
+
+        One for which this process has no limit (another process has, or had) is drawn on all the same: what
+        it says of its period stays true.
+        """
+        known = self._current(now, provider)
+        wanted: dict[tuple[str, str], int | None] = {k: None for k in known if k[1] in PERIODS}
+        wanted |= {key: self._limits.caps[key] for key in self._caps(provider)}
+        if provider in self._limits.credits:
+            wanted[provider, CREDIT] = self._limits.credits[provider]
+        changed = False
+        for (who, period), limit in wanted.items():
+            account = known.get((who, period))
+            if account is None:
+                self._open(who, period, limit, now)
+            elif account.wanted != limit:
+                self._ledger.limit(account.name, limit)
+            changed |= account is None or account.wanted != limit
+        return self._current(now, provider) if changed else known
+
+    def _open(self, who: str, period: str, limit: int | None, now: datetime) -> None:
+        if period == CREDIT:
+            self._ledger.open_account(f"{who}:{CREDIT}", "nano_usd", limit, provider=who, period=CREDIT)
+            return
+        key, since, until = span(Period(period), now.date())
+        self._ledger.open_account(
+            f"{who or 'all'}:{period}:{key}", "nano_usd", limit, provider=who, period=period,
+            since=instant(since), until=instant(until),
+        )  # fmt: skip
+
+    def _body(self, account: Account) -> dict[str, str | int | float]:
+        return {
+            "kind": "budget", "realm": self._ledger.realm.value, "account": account.name,
+            "provider": account.provider, "period": account.period, "limit": account.wanted or 0,
+            "used": account.used, "held": account.held,
+        }  # fmt: skip
+
+
+def _left(account: Account) -> int:
+    left = account.left
+    return LARGEST if left is None else left
+
+
+def _room(account: Account, limit: int) -> NanoUSD:
+    """What ``limit`` would leave: another process may have set another."""
+    return NanoUSD(max(0, limit - account.used - account.held))
+
+
+def _words(account: Account, limit: int) -> str:
+    if account.period == CREDIT:
+        return f"its credit of {dollars(NanoUSD(limit))}"
+    whose = account.provider or "all providers"
+    return f"the {account.period}'s budget of {whose} ({dollars(NanoUSD(limit))})"
+
+
+def _milliseconds(seconds: float) -> int:
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"not a duration: {seconds} s")
+    return math.ceil(seconds * 1000)
+
+
+def _elapsed(account: Account, now: datetime) -> float:
+    """Share of an account's period that is over, 0 to 1 also where the clock was set back."""
+    since, until = datetime.fromisoformat(account.since), datetime.fromisoformat(account.until)
+    return min(1.0, max(0.0, (now - since) / (until - since)))
+
+
+def _week_over(now: datetime) -> float:
+    _, since, until = span(Period.WEEK, now.date())
+    return (now - since) / (until - since)

@@ -1,0 +1,144 @@
+"""The ledger's schema. Guarantee: a ledger of an older schema keeps all that it says, or stays as it was.
+
+Schema 1 had one account per hold, no owners, and every decision with its offers written out twice. Schema 2
+has holds on several accounts, owners, offers stored once, requests and alerts.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from accel.core.errors import LedgerError
+from accel.core.offer import Realm
+
+SCHEMA_VERSION = "2"
+FOR_EVER = "9999-12-31T00:00:00.000000+00:00"  # the end of an account that no period closes
+
+
+def digest(body: str) -> str:
+    """The name under which a stored text is found again."""
+    return blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def prepare(db: sqlite3.Connection, path: Path, realm: Realm) -> None:
+    """Make the tables of a new file, or bring those of an older one up to date, in one transaction.
+
+    Raises LedgerError for a ledger of another realm, or of a schema that this program does not know.
+    """
+    if _meta(db).get("schema") != SCHEMA_VERSION:
+        with _immediate(db):
+            found = _meta(db)  # again: another process may have been faster
+            if not found:
+                for statement in _schema():
+                    db.execute(statement)
+                rows = (("schema", SCHEMA_VERSION), ("realm", realm.value))
+                db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            elif found["schema"] in STEPS and found.get("realm") == realm:
+                STEPS[found["schema"]](db)
+    found = _meta(db)
+    if (found.get("schema"), found.get("realm")) != (SCHEMA_VERSION, realm.value):
+        raise LedgerError(
+            f"{path} is a ledger of schema {found.get('schema')}, realm {found.get('realm')}; "
+            f"expected {SCHEMA_VERSION}, {realm}.",
+            hint="Set ACCEL_HOME to another folder.",
+        )
+
+
+def _schema() -> list[str]:
+    return resources.files("accel.ledger").joinpath("schema.sql").read_text().split(";\n")
+
+
+def _meta(db: sqlite3.Connection) -> dict[str, str]:
+    """What the file says of itself; nothing when it is new."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return {}
+    return dict(db.execute("SELECT key, value FROM meta").fetchall())
+
+
+@contextmanager
+def _immediate(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+# Schema 1 to 2 ------------------------------------------------------------------------------------
+
+REMADE = ("hold", "charge", "account", "decision")  # in this order: the first two refer to the third
+NO_RATE = json.dumps({"nano_per_hour": 0, "as_of": "1970-01-01", "source": "not kept by schema 1"})
+# of a row of the old hold or charge, `it`: its provider and rate, from the intent of the same id
+PROVIDER = "coalesce(lease.provider, CASE WHEN unit = 'gpu_ms' THEN replace(name, ' quota', '') ELSE '' END)"
+FROM = "JOIN old_account ON name = it.account LEFT JOIN lease ON lease.intent_id ="
+
+
+def _from_one(db: sqlite3.Connection) -> None:
+    db.execute("DROP INDEX decision_by_parent")
+    for table in REMADE:
+        db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    db.execute("ALTER TABLE attempt ADD COLUMN model TEXT NOT NULL DEFAULT ''")
+    known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    for statement in _schema():
+        words = statement[statement.find("CREATE") :].split()
+        if words and words[2] not in known:
+            db.execute(statement)
+    # a limit that the old table enforced is enforced as it was: `cap` is `wanted` less `over`
+    db.execute(
+        "INSERT INTO account SELECT name, unit, cap + over, cap, spent, held, over, "
+        "iif(unit = 'gpu_ms', replace(name, ' quota', ''), ''), iif(unit = 'gpu_ms', 'quota', ''), "
+        "'', iif(unit = 'gpu_ms', ?, ''), '' FROM old_account",
+        (FOR_EVER,),
+    )
+    fund = "iif(unit = 'gpu_ms', 'quota', 'budget')"
+    db.execute(
+        f"INSERT INTO hold SELECT it.id, json_array(it.account), {fund}, {PROVIDER}, it.amount, "
+        "coalesce(json_extract(intent, '$.offer.rate'), ?), it.task_id, '', it.made_at "
+        f"FROM old_hold it {FROM} it.id",
+        (NO_RATE,),
+    )
+    db.execute(
+        f"INSERT INTO charge SELECT it.hold_id, json_array(it.account), {fund}, {PROVIDER}, it.amount, "
+        "it.amount, it.basis, it.rate, it.task_id, it.at, it.at "
+        f"FROM old_charge it {FROM} it.hold_id"
+    )
+    # what is under way on free hours is settled in free hours: then, offers did not say how they are billed
+    db.execute(
+        "UPDATE lease SET intent = json_set(intent, '$.offer.billing', 'quota') "
+        "WHERE json_extract(intent, '$.offer.quota_left_s') IS NOT NULL"
+    )
+    rows = db.execute("SELECT id, task_id, parent, inputs, route, at FROM old_decision ORDER BY rowid")
+    for ident, task_id, parent, inputs, route, at in rows:
+        kept = _compact(db, json.loads(inputs), json.loads(route))
+        db.execute("INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?, ?)", (ident, task_id, parent, *kept, at))
+    for table in REMADE:
+        db.execute(f"DROP TABLE old_{table}")
+    db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+
+
+def _compact(db: sqlite3.Connection, inputs: dict[str, Any], route: dict[str, Any]) -> tuple[str, str, str]:
+    """Offers, inputs and route of an old decision, as schema 2 keeps them; see ``decisions``."""
+    offers: list[dict[str, Any]] = inputs.pop("offers")
+    names = []
+    for offer in offers:
+        body = json.dumps({k: v for k, v in offer.items() if k != "as_of"}, separators=(",", ":"))
+        db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (digest(body), body))
+        names.append([digest(body), offer["as_of"]])
+    ranked = [
+        [offers.index(s["offer"]), s["estimate"], s["score"], s["terms"], s["why"]]
+        for s in route.pop("ranked")
+    ]
+    return json.dumps(names), json.dumps(inputs), json.dumps({**route, "ranked": ranked})
+
+
+STEPS: dict[str, Callable[[sqlite3.Connection], None]] = {"1": _from_one}

@@ -1,0 +1,52 @@
+"""Offers in the ledger. Guarantee: a stored decision's offers are stored; each different one, once.
+
+An offer is probed every few seconds and ranked in every decision: writing it out each time took most of a
+decision's time and space. It is kept under the digest of all that it says but for ``as_of``, which goes
+with the decision.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from accel.core.offer import Offer
+from accel.ledger.database import adapter
+from accel.ledger.migrate import digest
+
+REMEMBERED = 4096  # offers whose digest is kept in memory
+
+
+class Offers:
+    """What this process knows to be in the table ``offer``."""
+
+    def __init__(self) -> None:
+        self._known: dict[Offer, str] = {}
+
+    def forget(self) -> None:
+        """A transaction was undone: what it wrote is not there."""
+        self._known.clear()
+
+    def store(self, db: sqlite3.Connection, offers: Sequence[Offer]) -> str:
+        """Write those that are new. JSON: the digest and ``as_of`` of each, in order."""
+        known = self._known
+        names = []
+        for offer in offers:
+            name = known.get(offer)
+            if name is None:
+                body = adapter(Offer).dump_json(offer, exclude={"as_of"}).decode()
+                stored = digest(body)
+                db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (stored, body))
+                if len(known) >= REMEMBERED:
+                    known.clear()
+                name = known[offer] = f'["{stored}","{offer.as_of.isoformat()}"]'
+            names.append(name)
+        return f"[{','.join(names)}]"
+
+
+def read(db_rows: dict[str, str], names: str) -> str:
+    """The JSON list of the offers that ``store`` named, from their bodies by digest."""
+    return "[" + ",".join(
+        f'{db_rows[name][:-1]},"as_of":{json.dumps(as_of)}}}' for name, as_of in json.loads(names)
+    ) + "]"  # fmt: skip
