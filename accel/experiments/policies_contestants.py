@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from accel.core.errors import (
@@ -25,7 +26,7 @@ from accel.core.errors import (
     RateLimited,
     TimedOut,
 )
-from accel.core.money import NANO
+from accel.core.money import NANO, from_dollars
 from accel.core.offer import Billing, Offer, Realm
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Size, Spec, Task
@@ -35,7 +36,7 @@ from accel.experiments.policies_world import BYTES_PER_TOKEN, Ask, Episode, Plac
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger
+from accel.ledger import Budgets, Ledger, Limits, Period
 from accel.routing.estimate import FLOP_PER_TOKEN
 from accel.simulation.loop import run_virtual
 from accel.wire import Envelope, pack_texts
@@ -43,6 +44,9 @@ from accel.wire import Envelope, pack_texts
 ATTEMPTS = 3
 NO_DEADLINE_S = 60.0  # a rival's timeout where the request has no deadline
 LOCAL = "local"
+# Ours pays for nothing without a budget; this one is a month's, and is never near its end.
+BUDGET = from_dollars("100")
+START = datetime(2026, 11, 16, tzinfo=UTC)  # the middle of a month
 
 Serve = Callable[[Ask], Awaitable[str]]  # the name of the place that answered, "" when none did
 Open = Callable[["Scene"], AbstractAsyncContextManager[Serve]]
@@ -102,7 +106,7 @@ def on_loop(name: str, contestant: Open) -> Play:
 
 
 async def _play(name: str, contestant: Open, episode: Episode, folder: Path) -> Outcome:
-    runtime = Runtime.virtual(episode.seed)
+    runtime = Runtime.virtual(episode.seed, START)
     providers = {p.name: TraceProvider(episode, p, runtime) for p in episode.places}
     clock = asyncio.get_running_loop().time
     ends: list[tuple[Ask, str, float]] = []
@@ -155,8 +159,9 @@ async def ours(scene: Scene) -> AsyncIterator[Serve]:
     """The production engine: board, policy, cascade, health, ledger on disk; no cache."""
     ledger = Ledger(scene.folder / "ledger.sqlite3", Realm.SIMULATED, scene.runtime.now)
     board = Board(list(scene.providers.values()), scene.runtime)
+    budgets = Budgets(ledger, Limits({("", Period.MONTH): BUDGET}, {}))
     engine = GPUAccelerator(
-        board, ledger, None, scene.runtime, scene.folder / "jobs", Preference(), Patience()
+        board, ledger, budgets, None, scene.runtime, scene.folder / "jobs", Preference(), Patience()
     )
 
     async def serve(ask: Ask) -> str:
