@@ -26,6 +26,8 @@ from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
 from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.monitoring.alerts import delivering
+from accel.monitoring.channels import Channel
 from accel.providers import terms
 from accel.routing import Health, Inputs, State, replay, same
 from accel.wire import Envelope
@@ -200,7 +202,9 @@ async def open_accelerator(
             preference(settings, asked), patience,
         )  # fmt: skip
         accelerator.recall()
-        yield accelerator
+        channel = Channel.of(settings.alerts.webhook, settings.alerts.command)
+        async with delivering(ledger, channel, runtime):
+            yield accelerator
     finally:
         ledger.close()
         if cache:

@@ -1,7 +1,8 @@
 """The command line. Guarantee: bad input gives one line and a non-zero exit, never a traceback.
 
-Exit codes: 0 done; 1 it could not be done; 2 mend what you typed or set; 130 interrupted (what was
-finished is kept: the same command goes on from there). With ``--json`` stdout holds one JSON object.
+Exit codes: 0 done; 1 it could not be done; 2 mend what you typed or set; 3 a target is missed (monitor);
+130 interrupted (what was finished is kept: the same command goes on from there). With ``--json`` stdout
+holds one JSON object.
 """
 
 from __future__ import annotations
@@ -147,6 +148,27 @@ def explain(
     from accel.cli.inspecting import show_explanation
 
     show_explanation(ident, replay=replay, realm=Realm.SANDBOX if sandbox else Realm.REAL, as_json=json)
+
+
+@app.command(short_help="speed, success, cost, targets; --alert tells of them")
+def monitor(
+    since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d, 4w.")] = "24h",
+    realm: Annotated[str, typer.Option(help="real or sandbox.")] = "real",
+    json: Json = False,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="Prometheus' text format.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write that to a file, whole or not at all (name it ….prom).")
+    ] = None,
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Write alerts for missed targets, deliver what waits (for cron).")
+    ] = False,
+) -> None:  # fmt: skip
+    """What happened, counted: percentiles, success, cache, providers, failures, money against its limits,
+    GPU use, targets. Exit code 3 when a target is missed, 0 when all are met or lack data.
+    """
+    from accel.cli.monitoring import show_monitor
+
+    show_monitor(since, realm, as_json=json, as_prometheus=prometheus, out=out, alert=alert)
 
 
 @app.command(short_help="quality on a test collection, errors on a question set")

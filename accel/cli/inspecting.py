@@ -135,7 +135,7 @@ def _providers() -> list[Check]:
 def _left_behind() -> list[Check]:
     checks: list[Check] = []
     for realm in (Realm.REAL, Realm.SANDBOX):
-        ledger = _ledger(realm)
+        ledger = existing_ledger(realm)
         if ledger is None:
             continue
         from accel.ledger import jobs
@@ -156,7 +156,7 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
     from accel.routing import Inputs, same
     from accel.routing import replay as rank_again
 
-    ledger = _ledger(realm)
+    ledger = existing_ledger(realm)
     wanted = ident or (decisions.latest(ledger) if ledger else None)
     if ledger is None or wanted is None:
         raise UsageError(f"nothing was decided in the {realm} realm yet.", hint='Try: accel query "…"')
@@ -177,13 +177,14 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
         shown: set[str] = set()
         for d, ok in zip(found, again, strict=True):
             told = "" if not replay else " · replayed: same route" if ok else " · replayed: ANOTHER ROUTE"
-            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown)
+            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown, terms=True)
     ledger.close()
     if not all(again):
         raise AccelError("a logged decision did not replay to the same route.")
 
 
-def _ledger(realm: Realm) -> Ledger | None:
+def existing_ledger(realm: Realm) -> Ledger | None:
+    """The ledger of a realm where anything happened yet; none is made for looking."""
     from accel.ledger import Ledger
 
     path = environment.workdir() / realm.value / "ledger.sqlite3"

@@ -71,8 +71,8 @@ def write_readme(readme: Path, folder: Path) -> None:
 
 
 def newest(committed: Path = Path("results/committed")) -> Path:
-    """The committed run of this machine whose name, which begins with its date, comes last."""
-    runs = sorted(p for p in committed.glob("*") if rows.rows_path(p, Realm.REAL).is_file())
+    """The committed run of real figures whose name, which begins with its date, comes last."""
+    runs = sorted(p for p in committed.glob("*") if rows.rows_path(p, Realm.REAL).exists())
     if not runs:
         raise UsageError(f"{committed} holds no run.")
     return runs[-1]

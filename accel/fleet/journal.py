@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from accel.core.attempt import Attempt, Route, Scored
@@ -27,7 +28,7 @@ BACKLOG = 10_000  # entries kept while the ledger cannot be written; older ones 
 
 @dataclass(slots=True)
 class Entry:
-    """One live request as it goes: what is not in the ledger yet."""
+    """One live request as it goes: what is not in the ledger yet. task: the part that the cache has not."""
 
     task: Task
     parent: str
@@ -44,7 +45,7 @@ class Journal:
 
     def __init__(self, ledger: Ledger, budgets: Budgets) -> None:
         self._ledger, self._budgets = ledger, budgets
-        self._backlog: deque[Entry] = deque(maxlen=BACKLOG)
+        self._backlog: deque[Callable[[], None]] = deque(maxlen=BACKLOG)
 
     @property
     def unwritten(self) -> int:
@@ -65,10 +66,17 @@ class Journal:
 
     def write(self, entry: Entry) -> None:
         """Book what is not booked yet, older entries first. Never raises for the ledger's failures."""
-        self._backlog.append(entry)
+        self._write(lambda: self._book(entry))
+
+    def note(self, request: Request) -> None:
+        """Book how a whole query ended. Never raises for the ledger's failures."""
+        self._write(lambda: requests.record(self._ledger, request))
+
+    def _write(self, book: Callable[[], None]) -> None:
+        self._backlog.append(book)
         try:
             while self._backlog:
-                self._book(self._backlog[0])
+                self._backlog[0]()
                 self._backlog.popleft()
         except LedgerError as failure:
             log.warning("the ledger cannot be written now, %d entries wait: %s", len(self._backlog), failure)

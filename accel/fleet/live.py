@@ -53,7 +53,7 @@ class LiveRunner:
             outcome = Outcome.CANCELLED
             raise
         finally:
-            entry.request = self._end(entry, outcome, result, clock() - began)
+            entry.request = self._end(task, entry, outcome, result, clock() - began)
             self._journal.write(entry)
         overhead_s = max(0.0, clock() - began - result.timing.total_s)
         return dataclasses.replace(result, overhead_s=overhead_s)
@@ -67,6 +67,7 @@ class LiveRunner:
         if not misses:
             return Result(items.merge(task, keys, found), None, hits=len(keys), items=len(keys))
         part, missing = items.only(task, request, misses)
+        entry.task = part
         route, decision = await self.route(part, entry)
         if ends is not None:  # what reading the cache and asking the providers took is gone
             part = dataclasses.replace(part, within_s=max(ends - clock(), 1e-3))
@@ -125,12 +126,11 @@ class LiveRunner:
             self._prices[task.spec.stage] = min(paid) / max(1, task.size.items)
 
     def _end(
-        self, entry: Entry, outcome: Outcome, result: Result[Envelope] | None, seconds: float
+        self, task: Task, entry: Entry, outcome: Outcome, result: Result[Envelope] | None, seconds: float
     ) -> Request:
         """How the request ended. avoided: what the cheapest paid offer would have cost for all that was
         computed free or taken from the cache; 0 where no paid offer was ever seen."""
-        task, cost = entry.task, NanoUSD(entry.spent)
-        avoided = 0
+        cost, avoided = NanoUSD(entry.spent), 0
         if result is not None:
             price = self._prices.get(task.spec.stage, 0.0)
             free = result.hits if cost else result.items

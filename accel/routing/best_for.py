@@ -1,11 +1,11 @@
 """What each place is best for. Guarantee: a small preference that speed or price can always outweigh.
 
-Two priors, each of ``SHARE`` of what an offer comes to in dollars, so that they decide where offers are about
-as good as each other, at any size of task, and nowhere else:
+Two priors, each a share of what an offer comes to in dollars, so that they decide where offers are about as
+good as each other, at any size of task, and nowhere else:
 
-- ``BEST_FOR``: the "best for" of each provider in the guide.
-- ``favourites``: the guide's GPU per stage. Embedding: the fastest; search: where the index lies, then the
-  most memory; reranking in batches: an A100-class GPU.
+- ``BEST_FOR``, of ``PLACE_SHARE``: the "best for" of each provider in the guide.
+- ``favourites``, of ``GPU_SHARE``: the guide's GPU per stage. Embedding: the fastest; search: where the index
+  lies, then the most memory; reranking in batches: an A100-class GPU.
 
 They choose a place, never a Spec: the same model on another GPU, since another model is another vector
 space.
@@ -21,7 +21,10 @@ from accel.core.task import Complexity, Lane, Stage, Task
 from accel.routing.candidate import Candidate
 from accel.routing.gpus import a100_class
 
-SHARE = 0.05  # ours: less than prices differ between providers of one GPU (A100: $1.19 to $2.50 an hour)
+# Ours: less than the prices of one GPU differ between providers (A100 80 GB: $1.19 to $2.50 an hour).
+PLACE_SHARE = 0.05
+# Ours: what twice the memory costs (A100 of 80 GB $1.19, of 40 GB $1.00, beside $1 for an hour: 9.5 %).
+GPU_SHARE = 0.1
 # Where "heavy", "large" and "extreme" begin; ours. 64 pairs or more fill a batch on any GPU here; a million
 # tokens are 9 s of a T4 at the prior's rate (fp32), a thousand times that 2.4 h; exact search reads GiB.
 BATCH_ITEMS = 64
@@ -88,6 +91,11 @@ def suits(provider: str, task: Task) -> bool:
     """Whether ``task`` is what the guide calls ``provider`` best for."""
     prior = BEST_FOR.get(provider)
     return prior is not None and prior.holds(task)
+
+
+def share(task: Task, provider: str, *, favourite: bool) -> float:
+    """The share of its score that an offer is spared."""
+    return PLACE_SHARE * suits(provider, task) + GPU_SHARE * favourite
 
 
 def favourites(task: Task, fit: Sequence[Candidate]) -> frozenset[int]:

@@ -2,8 +2,7 @@
 
 The only place where anything is tried again. Offers are tried in the route's order, another provider
 before the same one again, ``MAX_ATTEMPTS`` sent in all (SRE book: 3), and this machine always gets one of
-them. The deadline spans the whole cascade: a try must leave the time that this machine is expected to
-need, or else the quickest other offer, if that fits at all, and gets at least half of what is left.
+them. The deadline spans the whole cascade: a try leaves time for those after it (``Turns.share_s``).
 ``Health`` is asked again at the moment of dispatch. An offer that may not be used now is passed over; when
 only such are left, the earliest is waited for, if its time comes within the deadline.
 
@@ -103,7 +102,7 @@ class _Request(Generic[T]):
             now = self._clock()
         if self._refused(scored, now):
             return None
-        limiter, share_s, waited_s = self._health.limiter(provider), self._share_s(now), 0.0
+        limiter, share_s, waited_s = self._health.limiter(provider), self._share_s(scored, now), 0.0
         if limiter is not None and not limiter.take():
             expected_s = scored.estimate.timing.total_s
             patience_s = LONGEST_QUEUE_S if share_s is None else max(0.0, share_s - expected_s)
@@ -132,8 +131,13 @@ class _Request(Generic[T]):
             return True
         return False
 
-    def _share_s(self, now: float) -> float | None:
-        return None if self._ends is None else self._turns.share_s(self._ends - now, self._task.within_s)
+    def _share_s(self, scored: Scored, now: float) -> float | None:
+        if self._ends is None:
+            return None
+        return self._turns.share_s(
+            scored, self._ends - now, self._ends - self._began, MAX_ATTEMPTS - self._tries.sent - 1,
+            known=self._health.known(scored, self._task),
+        )  # fmt: skip
 
     def _bound_s(self, scored: Scored, share_s: float | None) -> tuple[float | None, bool]:
         """Seconds that a try may run, and whether the deadline leaves it all that it may well need."""
@@ -245,7 +249,7 @@ class _Request(Generic[T]):
             return None
         for scored in self._turns.others(first.scored, last=last):
             provider = scored.offer.provider
-            limiter, share_s = self._health.limiter(provider), self._share_s(now)
+            limiter, share_s = self._health.limiter(provider), self._share_s(scored, now)
             if share_s is not None and scored.estimate.timing.total_s >= share_s:
                 continue
             if limiter is not None and (

@@ -23,7 +23,7 @@ from accel.core.task import Size, Spec, Task
 from accel.routing.breaker import FAILURE, SILENCE, SUCCESS, Breaker, Phase
 from accel.routing.limiter import Limiter
 from accel.routing.policy import LOCAL
-from accel.routing.standing import Standing
+from accel.routing.standing import Measured, Standing
 from accel.routing.throttle import Throttle
 from accel.routing.track import Ceiling, Success, Track, View, amount
 
@@ -63,7 +63,7 @@ class _Place:
 
 @dataclass(slots=True)
 class Call:
-    """One call in flight, from ``begin`` to its one ``ended``."""
+    """One call in flight, from ``begin`` to its one end."""
 
     provider: str
     task: Task
@@ -82,15 +82,16 @@ class Health:
         self._random = chance
         self._lines: dict[tuple[str, str, str], _Line] = {}
         self._places: dict[str, _Place] = {}
+        self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
         """What the policy may know of ``provider`` for ``task``."""
         line, place = self._line(provider, task.spec), self._place(provider)
         view = line.track.view(task.size)
-        measured = view.measured if view else None
+        measured = _scaled(view, task.size) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
-            return Standing(provider, success=success, measured=measured)
+            return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
         blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
         return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
 
@@ -137,11 +138,14 @@ class Health:
         """Its places; None for this machine."""
         return None if provider == LOCAL else self._place(provider).limiter
 
-    def begin(self, provider: str, task: Task, now: float) -> Call:
+    def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
         """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
         line, place = self._line(provider, task.spec), self._place(provider)
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
-        return Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        if provider == LOCAL:
+            self._here[id(call)] = (now, expected_s)
+        return call
 
     def succeeded(self, call: Call, timing: Timing, now: float) -> None:
         """It gave a valid output. timing: without our own queue."""
@@ -198,6 +202,10 @@ class Health:
         longest = usual * 2.0 ** min(line.timeouts, MOST_DOUBLINGS)
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
+    def known(self, scored: Scored, task: Task) -> bool:
+        """Whether similar calls were measured."""
+        return self._line(scored.offer.provider, task.spec).track.view(task.size) is not None
+
     def hedge_after_s(self, scored: Scored, task: Task) -> float | None:
         """Seconds after which a try is slower than 95 % of similar ones; None when too few are known."""
         view = self._line(scored.offer.provider, task.spec).track.view(task.size)
@@ -229,8 +237,16 @@ class Health:
             return "it asked to be left alone", place.paused_until - now
         return line.breaker.refusal(now) or line.ceiling.refusal(size, now)
 
+    def _backlog_s(self, now: float) -> float:
+        """Compute seconds before this machine, which takes everything and does it one after another."""
+        if not self._here:
+            return 0.0
+        began, first_s = next(iter(self._here.values()))
+        return sum(s for _, s in self._here.values()) - min(now - began, first_s)
+
     def _over(self, call: Call, now: float, weight: int | None, well: bool | None) -> None:
         if call.provider == LOCAL:
+            self._here.pop(id(call), None)
             return
         call.line.breaker.end(call.generation, now, weight)
         if call.account is not None:
@@ -271,3 +287,10 @@ def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float
 def _stretch(view: View, size: Size) -> float:
     """How much longer this size may take than the median one, if seconds grew in proportion."""
     return max(1.0, amount(size) / view.middle)
+
+
+def _scaled(view: View, size: Size) -> Measured:
+    """What was measured of the median size, for this one: computing grows with the work, the way does not."""
+    known, ratio = view.measured, amount(size) / view.middle
+    t = known.timing
+    return Measured(known.n, Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio), known.spread)

@@ -40,7 +40,7 @@ from accel.core.funds import Funds
 from accel.core.money import NANO
 from accel.core.offer import Billing, Offer, Unfit
 from accel.core.task import Complexity, Lane, Stage, Task
-from accel.routing.best_for import SHARE, favourites, suits
+from accel.routing.best_for import favourites, share
 from accel.routing.candidate import Candidate, Key, Lateness
 from accel.routing.estimate import LOCAL, UNPAYABLE, billed_s, estimate, in_time, mean_factor
 from accel.routing.explain import explain, too_late
@@ -78,9 +78,9 @@ class State:
     funds: tuple[Funds, ...] = ()
 
     def __post_init__(self) -> None:
-        for what, value in (("hour", self.value_of_hour), ("deadline", self.value_of_deadline)):
+        for what, value in (("an hour", self.value_of_hour), ("a deadline", self.value_of_deadline)):
             if not 0 <= value < math.inf:
-                raise ValueError(f"the value of a {what} is dollars from 0 on, not {value}")
+                raise ValueError(f"the value of {what} is dollars from 0 on, not {value}")
         for name, priority in self.priorities:
             if not 0 < priority < math.inf:
                 raise ValueError(f"the priority of {name} must be a number above 0, not {priority}")
@@ -123,8 +123,8 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
         if c.offer.billing is Billing.QUOTA and c.funds is not None:
             c.quota_price = quota_price(c.funds.quota, task.lane, paid_per_s)
         c.gratis = c.offer.billing is not Billing.SECONDS and c.quota_price == 0.0
-        share = SHARE * (suits(c.offer.provider, task) + (place in favoured))
-        _weigh(c, hour, state.value_of_deadline, share, priorities.get(c.offer.provider, 1.0))
+        spared = share(task, c.offer.provider, favourite=place in favoured)
+        _weigh(c, hour, state.value_of_deadline, spared, priorities.get(c.offer.provider, 1.0))
         away = task.spec.stage is Stage.ANSWER and c.offer.provider != LOCAL
         c.key = (c.lateness is Lateness.COLD, c.place, c.lateness, away, not c.gratis, c.score)
     reckoned = [c for c in fit if math.isfinite(c.score)]
@@ -168,7 +168,7 @@ def _filter(
     return fit, refused
 
 
-def _weigh(c: Candidate, hour: float, deadline: float, share: float, priority: float) -> None:
+def _weigh(c: Candidate, hour: float, deadline: float, spared: float, priority: float) -> None:
     """Fill in ``terms`` and ``score``; terms that are zero are left out, but for money and time."""
     expected, mean = c.expected, mean_factor(c.expected.spread)
     cost, funds = expected.cost.amount, c.funds
@@ -187,9 +187,9 @@ def _weigh(c: Candidate, hour: float, deadline: float, share: float, priority: f
     if risk := deadline * (1.0 - expected.success * c.on_time):
         terms.append(("risk", risk))
         total += risk
-    if share:
-        terms.append(("best_for", -share * total))
-        total -= share * total
+    if spared:
+        terms.append(("best_for", -spared * total))
+        total -= spared * total
     if priority != 1.0:
         terms.append(("priority", (priority - 1.0) * total))
         total *= priority

@@ -100,14 +100,16 @@ class Track:
             statistics.median([t.compute_s for t in timings]),
         )  # fmt: skip
         warm = sorted(t.wait_s + t.transfer_s + t.compute_s for t in timings)
-        logs = [math.log(max(s, 1e-6)) for s in warm]
+        at = statistics.median([n for n, _ in similar])
+        # scattered as if all were of one size: what a larger size explains is no chance
+        logs = [math.log(max(t.wait_s + t.transfer_s + t.compute_s * at / n, 1e-6)) for n, t in similar]
         mean = sum(logs) / count
         squares = sum((x - mean) ** 2 for x in logs)
         spread = math.sqrt((PRIOR_N * PRIOR_SPREAD**2 + squares) / (PRIOR_N + count - 1))
         spread = max(LEAST_SPREAD, spread)
         p50 = statistics.median(warm)
         return View(
-            Measured(count, timing, spread), statistics.median([n for n, _ in similar]), p50,
+            Measured(count, timing, spread), at, p50,
             warm[math.ceil(0.95 * count) - 1] if count >= LEAST_TAIL else None,
             p50 * max(2.0, math.exp(Z_999 * spread)), max(t.cold_s for t in timings),
         )  # fmt: skip

@@ -81,7 +81,8 @@ class Tries:
         """Reserve and begin, in the place that the caller took; None, and the place given back, when the
         books would not have it. A hedge that they would not have is no attempt."""
         now, ident = self._clock(), self._runtime.new_id()
-        call = self._health.begin(scored.offer.provider, self._task, now)
+        expected_s = scored.estimate.timing.compute_s
+        call = self._health.begin(scored.offer.provider, self._task, now, expected_s)
         try:
             self._books.open(ident, scored, bound_s)
         except Exception as refused:  # whatever it was, nothing may be sent that is not on the books

@@ -13,6 +13,7 @@ from accel.core.attempt import Route, Scored
 from accel.core.errors import ProviderError, Retry
 from accel.core.runtime import Runtime
 from accel.routing.policy import LOCAL
+from accel.routing.track import tail_s
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
@@ -92,22 +93,32 @@ class Turns:
             return 0.0
         return max(0.0, self._not_before.get(scored.offer.id, now) - now)
 
-    def share_s(self, left_s: float, within_s: float | None) -> float:
-        """How much of the time left this try may take, so that a hang does not cost the whole request.
+    def share_s(
+        self, scored: Scored, left_s: float, within_s: float, tries_left: int, *, known: bool
+    ) -> float:
+        """How much of the time left a try may take, so that a hang does not cost the whole request.
 
-        within_s: the deadline that the request began with; this machine's time is kept as long as it fits
-        in that, however little is left.
+        All but twice what those are expected to need that come after it (of which there are ``tries_left``,
+        this machine among them; not who could not make it within ``within_s``, the whole deadline); but at
+        least its even or its proportional part, whichever is more, or what it may well take, where that
+        is known and less.
         """
-        if not self.waiting:
+        after_s = [s.estimate.timing.total_s for s in self._next(tries_left)]
+        after_s = [s for s in after_s if s < within_s]
+        if not after_s:
             return left_s
+        own_s = scored.estimate.timing.total_s
+        part = max(1 / (1 + len(after_s)), own_s / ((own_s + sum(after_s)) or 1.0))
+        least = left_s * part
+        return max(left_s - 2 * sum(after_s), min(least, tail_s(scored.estimate)) if known else least)
+
+    def _next(self, tries: int) -> list[Scored]:
+        """Who would come after this try, if it and they failed."""
+        untried = [s for s in self.waiting if s.offer.id not in self._failures][:tries]
         local = self._untried_local()
-        if local is not None and local.estimate.timing.total_s < (within_s or 0.0):
-            return max(left_s / 2, left_s - local.estimate.timing.total_s)
-        needed = min(
-            (s.estimate.timing.total_s for s in self.waiting if s.offer.id not in self._failures),
-            default=left_s,
-        )
-        return left_s if needed >= left_s else max(left_s / 2, left_s - needed)
+        if local is not None and local not in untried and tries:
+            untried[-1] = local
+        return untried
 
     def _untried_local(self) -> Scored | None:
         for scored in self.waiting:

@@ -316,7 +316,7 @@ def test_a_process_that_dies_while_it_writes_down_a_failure_wrote_nothing(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(world.ledger, "settle", dies)
+            patched.setattr(Budgets, "settle", dies)
             await world.run()
         assert world.ledger.attempts("job") == ()
         cloud.mend()
