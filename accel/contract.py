@@ -58,8 +58,8 @@ def route_json(route: Route) -> dict[str, Any]:
              "rate_as_of": s.offer.rate.as_of.isoformat(), "rate_source": s.offer.rate.source,
              "quota_left_s": s.offer.quota_left_s, "as_of": s.offer.as_of.isoformat(),
              "expected": timing_json(s.estimate.timing), "basis": s.estimate.basis,
-             "cost_nano_usd": s.estimate.cost.amount, "score_usd": s.score, "terms_usd": dict(s.terms), "chance_of_success": s.estimate.success,
-             "why": s.why}
+             "cost_nano_usd": s.estimate.cost.amount, "score_usd": s.score, "terms_usd": dict(s.terms),
+             "success": s.estimate.success, "why": s.why}
             for s in route.ranked
         ],
         "refused": [

@@ -25,6 +25,7 @@ from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
+from accel.fleet.warmth import Warmer
 from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
@@ -71,7 +72,10 @@ class GPUAccelerator:
         self.preference = preference
         self.health = Health(random.Random(runtime.random.random()))
         self.journal = Journal(ledger, budgets)
-        self._live = LiveRunner(board, self.journal, self.health, cache, runtime, self._state)
+        self._warmer = Warmer(preference.value_of_deadline)
+        self._live = LiveRunner(
+            board, self.journal, self.health, cache, runtime, self._state, self._warmer
+        )
         self._jobs = JobRunner(
             board, ledger, budgets, runtime, folder, self._state, self.health, patience
         )
@@ -126,6 +130,10 @@ class GPUAccelerator:
     def unfinished(self) -> tuple[Job, ...]:
         """Jobs that a crash or an interrupt left on their way."""
         return jobs.unfinished(self.ledger)
+
+    async def close(self) -> None:
+        """Give up what runs beside the requests. The ledger and the cache stay open."""
+        await self._warmer.close()
 
     def explain(self, ident: str) -> tuple[decisions.Decision, ...]:
         """The decisions behind a query, task or decision id."""
@@ -202,9 +210,12 @@ async def open_accelerator(
             preference(settings, asked), patience,
         )  # fmt: skip
         accelerator.recall()
-        channel = Channel.of(settings.alerts.webhook, settings.alerts.command)
+        channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
         async with delivering(ledger, channel, runtime):
-            yield accelerator
+            try:
+                yield accelerator
+            finally:
+                await accelerator.close()
     finally:
         ledger.close()
         if cache:

@@ -114,12 +114,16 @@ class HybridGPUProcessor:
         if within_s is not None and not 0 < within_s < math.inf:
             raise QueryError(f"a deadline must be a positive number of seconds, not {within_s}.")
         run = _Run(self.accelerator, self.index, level, began, within_s or WITHIN_S[level])
-        answer: Answer | None = None
+        outcome = Outcome.FAILED
         try:
             answer = await self._run(run, question, parts, level, judged)
+            outcome = Outcome.OK
             return answer
+        except asyncio.CancelledError:
+            outcome = Outcome.CANCELLED
+            raise
         finally:
-            run.end(answer)
+            run.end(outcome)
 
     async def _run(
         self, run: _Run, question: str, parts: list[str], level: Complexity, judged: str
@@ -183,15 +187,15 @@ class _Run:
         self.reports.append(_report(spec.stage, self.last))
         return dict(self.last.output.tensors)
 
-    def end(self, answer: Answer | None) -> None:
+    def end(self, outcome: Outcome) -> None:
         """Note how the query ended: one row, whatever happened."""
         seconds = max(0.0, asyncio.get_running_loop().time() - self.began)
         places = list(dict.fromkeys(r.where for r in self.reports if r.where != "cache"))
         spent = NanoUSD(sum(r.cost.amount for r in self.reports))
         self._accelerator.journal.note(Request(
-            self.id, "", "", self._level.value, (Outcome.OK if answer else Outcome.FAILED).value,
-            " + ".join(places) or ("cache" if answer else ""), seconds, 1,
-            int(bool(answer) and not places), 0, spent, NanoUSD(0),
+            self.id, "", "", self._level.value, outcome.value,
+            " + ".join(places) or ("cache" if outcome is Outcome.OK else ""), seconds, 1,
+            int(outcome is Outcome.OK and not places), 0, spent, NanoUSD(0),
         ))  # fmt: skip
 
     def _size(self, spec: Spec, tensors: dict[str, np.ndarray], items: int) -> Size:

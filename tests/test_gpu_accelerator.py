@@ -72,8 +72,8 @@ def play(
         ledger = Ledger(folder / "ledger.sqlite3", Realm.SIMULATED, runtime.now)
         cache = ExactCache(folder / "cache.sqlite3") if cached else None
         engine = GPUAccelerator(
-            Board([cloud, local], runtime), ledger, Budgets(ledger, LIMITS), cache, runtime, folder, preference,
-            Patience(),
+            Board([cloud, local], runtime), ledger, Budgets(ledger, LIMITS), cache, runtime, folder,
+            preference, Patience(),
         )  # fmt: skip
         try:
             return await scene(World(engine, cloud, local))

@@ -54,7 +54,7 @@ def show_monitor(
     targets = Targets(
         goals.simple_s, goals.complex_s, goals.utilisation, goals.cost_per_query, goals.success
     )
-    channel = Channel.of(settings.alerts.webhook, settings.alerts.command)
+    channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
     now, length = runtime.now(), parse_since(since)
     ledger = existing_ledger(Realm(realm))
     facts = Facts(Realm(realm), now - length, now, now)
@@ -139,7 +139,8 @@ def _served(found: Report) -> Table:
     questions = [(f"questions, {s.name}", s) for s in found.questions if s.ended or s.cancelled]
     for name, s in (*questions, *((s.name, s) for s in found.stages)):
         seconds = (_s(v) for v in (s.seconds.p50, s.seconds.p95, s.seconds.p99))
-        table.add_row(name, f"{s.ended:,}", _well(s), *seconds, _percent(s.hit_share), f"{s.attempts:,}")
+        tries = f"{s.attempts:,}" if s in found.stages else ""  # a question's are those of its stages
+        table.add_row(name, f"{s.ended:,}", _well(s), *seconds, _percent(s.hit_share), tries)
     return table
 
 
@@ -176,7 +177,7 @@ def _money(found: Report) -> Table:
         each, n = dollars(money.per_question), f"mean of {money.n:,}, estimated"
         table.add_row("per question", each, f"{n}; {dollars(money.per_thousand)} per thousand")
     if found.stages:
-        table.add_row("avoided", dollars(money.avoided), "what the cache's hits would have cost, estimated")
+        table.add_row("avoided", dollars(money.avoided), "a paid offer's price for what was free or cached")
     paid = [p for p in money.projections if p.spent.n]
     for p in paid:
         so_far = f"{dollars(p.spent.total)} {p.spent.basis} of {p.spent.n:,} charges, {p.elapsed:.0%} over"

@@ -27,13 +27,15 @@ from accel.experiments.outage_contestant import DIMENSION, Ask, Plan, compete
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger
+from accel.ledger import Budgets, Ledger, Limits, Period
 from accel.wire import Envelope, pack_texts, unpack_texts
 
 OURS = "accel"
 SPEC = Spec(Stage.EMBED, model="bench", dimension=DIMENSION)
 T4 = Gpu("T4", 1, 15 << 30, 75)
-DOLLARS_PER_HOUR = "0.16"  # invented: any price will do, and that there is one makes the ledger hold money
+# Invented: that calls cost something, and that a limit is set, makes the ledger reserve and settle each.
+DOLLARS_PER_HOUR = "0.16"
+BUDGET = Limits({("", Period.MONTH): from_dollars("1")}, {})
 
 
 class EmbeddingsEndpoint:
@@ -108,7 +110,7 @@ async def prepare(plan: Plan) -> AsyncIterator[Ask]:
         folder = Path(scratch)
         ledger = Ledger(folder / "ledger.sqlite3", Realm.SANDBOX, runtime.now)
         engine = GPUAccelerator(
-            Board(servers, runtime), ledger, None, runtime, folder / "jobs",
+            Board(servers, runtime), ledger, Budgets(ledger, BUDGET), None, runtime, folder / "jobs",
             Preference(order=("primary", "fallback")), Patience(),
         )  # fmt: skip
 

@@ -124,7 +124,7 @@ async def measure(offers: int, calls: int, *, paid: bool) -> Overhead:
     with tempfile.TemporaryDirectory(prefix="accel-overhead-") as folder:
         ledger = _Clocked(Path(folder) / "ledger.sqlite3", Realm.SIMULATED, runtime.now)
         caps = {("", p): NanoUSD(1000 * NANO) for p in Period}
-        caps |= {(n, p): NanoUSD(1000 * NANO) for n in names[1:] for p in Period}
+        caps |= {(n, Period.MONTH): NanoUSD(1000 * NANO) for n in names[1:]}
         engine = GPUAccelerator(
             Board(providers, runtime), ledger, Budgets(ledger, Limits(caps, {})), None, runtime,
             Path(folder), Preference(order=tuple(names[1:]) if paid else ()), Patience(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from accel.cache import ExactCache, items
@@ -20,6 +21,7 @@ from accel.core.task import Stage, Task
 from accel.fleet.answers import validate
 from accel.fleet.board import PROBE_S, Board
 from accel.fleet.journal import Entry, Journal
+from accel.fleet.warmth import Warmer
 from accel.ledger.requests import Request
 from accel.providers.base import ServesLive, StandsBy
 from accel.routing import Health, Inputs, State, Tried, cascade, rank
@@ -27,6 +29,8 @@ from accel.wire import Envelope
 
 # Share of a deadline that may go by until every provider has made its first offer.
 PATIENCE = 0.25
+# For somebody to come back where nobody is left, without a deadline; and between two looks.
+LONGEST_WAIT_S, LEAST_WAIT_S = 60.0, 0.01
 
 
 class LiveRunner:
@@ -34,10 +38,10 @@ class LiveRunner:
 
     def __init__(
         self, board: Board, journal: Journal, health: Health, cache: ExactCache | None, runtime: Runtime,
-        state: Callable[[Task, Sequence[Offer]], State],
+        state: Callable[[Task, Sequence[Offer]], State], warmer: Warmer,
     ) -> None:  # fmt: skip
         self._board, self._journal, self._health, self._cache = board, journal, health, cache
-        self._runtime, self._state = runtime, state
+        self._runtime, self._state, self._warmer = runtime, state, warmer
         self._prices: dict[Stage, float] = {}  # nano-dollars an item, of the cheapest paid offer last seen
 
     async def run(self, task: Task, request: Envelope, parent: str) -> Result[Envelope]:
@@ -68,7 +72,9 @@ class LiveRunner:
             return Result(items.merge(task, keys, found), None, hits=len(keys), items=len(keys))
         part, missing = items.only(task, request, misses)
         entry.task = part
-        route, decision = await self.route(part, entry)
+        route, decision = await self._route_in_time(part, entry, ends)
+        wanted = [keys[i] for i in misses]
+        self._warmer.consider(part, route, lambda cold: self._warm_up(part, missing, wanted, cold))
         if ends is not None:  # what reading the cache and asking the providers took is gone
             part = dataclasses.replace(part, within_s=max(ends - clock(), 1e-3))
         output, attempts = await cascade(
@@ -78,13 +84,39 @@ class LiveRunner:
         if any(a.outcome is Outcome.FAILED for a in attempts):
             for attempt in attempts:
                 self._board.doubt(attempt.provider)
-        fresh = items.split(task, output, [keys[i] for i in misses])
+        fresh = items.split(task, output, wanted)
         if self._cache:
             await self._runtime.offload(self._cache.put_many, fresh)
         return Result(
             items.merge(task, keys, found | fresh), route, attempts, hits=len(keys) - len(misses),
             items=len(keys), decision_id=decision,
         )  # fmt: skip
+
+    async def _route_in_time(self, task: Task, entry: Entry, ends: float | None) -> tuple[Route, str]:
+        """A route with an offer in it: while there is none, and one is said to come back in time, wait."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + LONGEST_WAIT_S if ends is None else ends
+        while True:
+            route, decision = await self.route(task, entry)
+            again_s = min((r.again_s for r in route.refused if r.again_s is not None), default=math.inf)
+            if route.ranked or clock() + again_s >= ends:
+                return route, decision
+            await asyncio.sleep(max(again_s, LEAST_WAIT_S))
+
+    async def _warm_up(self, task: Task, request: Envelope, keys: Sequence[str], cold: Scored) -> None:
+        """Run a request where it comes too late for its asker, to its end."""
+        task = dataclasses.replace(task, id=f"{task.id}-warm", within_s=None, target_s=None)
+        entry = Entry(task, "")
+        try:
+            output, _ = await cascade(
+                task, Route(task.id, (cold,)), lambda scored: self._call(request, scored),
+                self._journal.of(entry), self._health, self._runtime,
+            )  # fmt: skip
+            if self._cache:
+                await self._runtime.offload(self._cache.put_many, items.split(task, output, keys))
+        finally:
+            self._board.doubt(cold.offer.provider)
+            self._journal.write(entry)
 
     async def route(self, task: Task, entry: Entry | None = None) -> tuple[Route, str]:
         """Where ``task`` would go now, and the id of that decision; noted in ``entry`` if there is one."""

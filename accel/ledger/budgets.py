@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.errors import OverBudget
 from accel.core.funds import Funds, Window
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Billing, Offer
@@ -35,11 +36,28 @@ NO_BUDGET = "no budget is set for paid providers: set budget.month"
 Known = Mapping[tuple[str, str], Account]  # by provider and period
 
 
+class _Tight(NamedTuple):
+    """What several limits leave together: the least of them, and the one under most pressure."""
+
+    left: int
+    reason: str
+    pressure: float
+    window: Window
+
+
 class Budgets:
     """Reserves and settles by the person's limits; one per open ledger."""
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self._ledger, self._limits = ledger, limits
+        self._caps: dict[str, list[tuple[str, Period]]] = {}  # by provider, "" for all together
+        for who, period in limits.caps:
+            self._caps.setdefault(who, []).append((who, period))
+        self._applying: dict[str, dict[tuple[str, str], int]] = {}
+        # what was last read, until an account changes, and for a second at most: windows pass, too
+        self._moves: tuple[tuple[int, int], int] | None = None
+        self._money_left: dict[str, Funds] = {}
+        self._known: Known | None = None
 
     # Facts ----------------------------------------------------------------------------------------
 
@@ -49,35 +67,64 @@ class Budgets:
         if not asked:
             return ()
         now = self._ledger.now()
-        known = self._current(now)
-        for provider in dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS):
-            if self._missing(known, provider):  # once in a period
-                with self._ledger.transaction():
-                    known = {**known, **self._opened(provider, now)}
+        if (moves := (self._ledger.moves(), int(now.timestamp()))) != self._moves:
+            self._moves, self._money_left, self._known = moves, {}, None
+        known = self._known
+        if known is None or any(
+            o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
+        ):
+            known = self._known = self._read(asked, now)
+            self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
         return tuple(
-            self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money(o.provider, known, now)
+            self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
             for o in asked
         )
 
-    def _money(self, provider: str, known: Known, now: datetime) -> Funds:
-        left, reason, highest, window = -1, NO_BUDGET, -1.0, None
-        for (who, period), limit in self._limits.caps.items():
-            if who not in ("", provider):
-                continue
-            account = known[who, period]
-            room = _room(account, limit)
-            if left < 0 or room < left:
-                left, reason = room, f"{_words(account, limit)} leaves {dollars(room)}"
-            used, elapsed = (account.used + account.held) / limit if limit else 1.0, _elapsed(account, now)
-            if (pressure := used / max(elapsed, 1e-9)) > highest:
-                highest, window = pressure, Window(account.name, used, elapsed)
-        credit = NanoUSD(0)
+    def _read(self, asked: Sequence[Offer], now: datetime) -> Known:
+        """The accounts, those that were missing opened; and what they leave for each who bills seconds."""
+        known = self._current(now)
+        paid = dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS)
+        for provider in paid:
+            if not self._wanted(provider).keys() <= known.keys():  # once in a period
+                with self._ledger.transaction():
+                    known = {**known, **self._opened(provider, now)}
+        together = self._tightest("", known, now) if paid else None
+        for provider in paid:
+            self._money_left[provider] = self._money(provider, together, known, now)
+        return known
+
+    def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
+        own = self._tightest(provider, known, now) if provider in self._caps else None
+        narrow = pressed = together or own
+        if together and own:
+            narrow = own if own.left < together.left else together
+            pressed = own if own.pressure > together.pressure else together
+        left, reason = (narrow.left, narrow.reason) if narrow else (0, NO_BUDGET)
+        credit = 0
         if prepaid := self._limits.credits.get(provider):
             credit = _room(known[provider, CREDIT], prepaid)
             if credit > left:
-                reason = f"{dollars(credit)} of its credit is left"
+                reason = f"{dollars(NanoUSD(credit))} of its credit is left"
         # a hold is all credit or none of it: the larger of the two is the most that can be reserved at once
-        return Funds(provider, NanoUSD(max(0, left, credit)), reason, credit, window)
+        most = NanoUSD(max(left, credit))
+        return Funds(provider, most, reason, NanoUSD(credit), pressed.window if pressed else None)
+
+    def _tightest(self, who: str, known: Known, now: datetime) -> _Tight | None:
+        """What the limits of one provider, or those of all together, leave; None without any."""
+        found: _Tight | None = None
+        for key in self._caps.get(who, ()):
+            account, limit = known[key], self._limits.caps[key]
+            room = _room(account, limit)
+            used = (account.used + account.held) / limit if limit else 1.0
+            elapsed = _elapsed(account.since, account.until, now)
+            pressure = used / max(elapsed, 1e-9)
+            left, reason, highest, window = found or (LARGEST, "", -1.0, None)
+            if room < left:
+                left, reason = room, f"{_words(account, limit)} leaves {dollars(NanoUSD(room))}"
+            if window is None or pressure > highest:
+                highest, window = pressure, Window(account.name, used, elapsed)
+            found = _Tight(left, reason, highest, window)
+        return found
 
     @staticmethod
     def _quota(offer: Offer, known: Known, now: datetime) -> Funds:
@@ -99,9 +146,9 @@ class Budgets:
     def reserve(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         """Hold what ``seconds`` on ``offer`` take, before anything is started; nothing for a free machine.
 
-        Raises OverBudget when a limit has no room, LedgerError when the offer's price cannot be or the
-        ledger cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a
-        budget is an alert, which is kept even so (but for an outer transaction that is rolled back).
+        Raises OverBudget when a limit has no room or the offer's price cannot be, LedgerError when the ledger
+        cannot be written, ValueError for what is no duration; then nothing is held. The refusal of a budget
+        is an alert, which is kept even so (but for an outer transaction that is rolled back).
         """
         if offer.billing is Billing.QUOTA:
             self._reserve_quota(hold_id, offer, seconds, task_id)
@@ -111,9 +158,10 @@ class Budgets:
     def _reserve_money(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         provider, amount = offer.provider, offer.rate.cost(seconds)
         if offer.rate.free:
-            raise LedgerError(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
-        caps, prepaid = self._caps(provider), self._limits.credits.get(provider, 0)
-        if not caps and not prepaid:
+            raise OverBudget(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
+        capped = bool(self._caps.get("") or self._caps.get(provider))
+        prepaid = self._limits.credits.get(provider)
+        if not capped and not prepaid:
             raise OverBudget(f"{provider}: {NO_BUDGET}; nothing was started.")
         with self._ledger.transaction():
             known = self._opened(provider, self._ledger.now())
@@ -124,7 +172,7 @@ class Budgets:
             else:
                 fund, drawn = "budget", [a for (_, period), a in known.items() if period in PERIODS]
                 short = [a for a in drawn if _left(a) < amount]
-                if credit and not caps:
+                if credit and not capped:
                     short.append(credit)
             if not short:
                 draw = Draw(tuple(a.name for a in drawn), amount, fund, provider, offer.rate)
@@ -135,7 +183,7 @@ class Budgets:
                 alerts.raise_(self._ledger, f"budget:{account.name}:refused", body)
         least = min(short, key=_left)  # told only now: the alert is committed
         raise OverBudget(
-            f"{provider}: {_words(least, least.wanted or 0)} leaves {dollars(NanoUSD(_left(least)))}, and "
+            f"{provider}: {_words(least, self._limit(least))} leaves {dollars(NanoUSD(_left(least)))}, and "
             f"{dollars(amount)} would be reserved; nothing was started."
         )
 
@@ -146,13 +194,14 @@ class Budgets:
             if offer.quota_left_s is not None:
                 self._ledger.told(name, math.floor(offer.quota_left_s * 1000), offer.as_of)
             left = self._ledger.account(name).left
-            if left is not None and left < amount:
-                raise OverBudget(
-                    f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its "
-                    "free quota are left; nothing was started."
-                )
-            draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
-            self._ledger.reserve(hold_id, draw, task_id)
+            if left is None or left >= amount:
+                draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
+                self._ledger.reserve(hold_id, draw, task_id)
+                return
+        raise OverBudget(  # told only now: the provider's word is committed
+            f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its "
+            "free quota are left; nothing was started."
+        )
 
     def settle(self, hold_id: str, offer: Offer, seconds: float, cost: Cost) -> bool:
         """Charge what a hold came to: ``cost``, or ``seconds`` of free quota. Never twice: False then.
@@ -181,9 +230,9 @@ class Budgets:
         with self._ledger.transaction():
             accounts = self._ledger.settle(hold_id, amount, basis)
             for account in accounts:
-                limit = account.wanted if account.period in (*PERIODS, CREDIT) else None
+                limit = self._limit(account)
                 for share in self._limits.alert_at if limit else ():
-                    if account.used >= share * (limit or 0):
+                    if account.used >= share * limit:
                         body = self._body(account) | {"share": share}
                         alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
         return bool(accounts)
@@ -195,13 +244,23 @@ class Budgets:
         found = self._ledger.open_accounts(now, provider)  # by beginning: a later one takes the place
         return {(a.provider, a.period): a for a in found}
 
-    def _caps(self, provider: str) -> list[tuple[str, Period]]:
-        return [(who, period) for who, period in self._limits.caps if who in ("", provider)]
+    def _limit(self, account: Account) -> int:
+        """This process's own limit for an account, 0 where it has none."""
+        if account.period == CREDIT:
+            return self._limits.credits.get(account.provider, 0)
+        if account.period in PERIODS:
+            return self._limits.caps.get((account.provider, Period(account.period)), 0)
+        return 0
 
-    def _missing(self, known: Known, provider: str) -> bool:
-        return any(key not in known for key in self._caps(provider)) or (
-            provider in self._limits.credits and (provider, CREDIT) not in known
-        )
+    def _wanted(self, provider: str) -> dict[tuple[str, str], int]:
+        """This process's limits that apply to a provider."""
+        wanted = self._applying.get(provider)
+        if wanted is None:
+            keys = (*self._caps.get("", ()), *self._caps.get(provider, ()))
+            wanted = self._applying[provider] = {key: self._limits.caps[key] for key in keys}
+            if provider in self._limits.credits:
+                wanted[provider, CREDIT] = self._limits.credits[provider]
+        return wanted
 
     def _opened(self, provider: str, now: datetime) -> Known:
         """Accounts that apply to ``provider``, with the limits of this process; missing ones are opened.
@@ -211,9 +270,7 @@ class Budgets:
         """
         known = self._current(now, provider)
         wanted: dict[tuple[str, str], int | None] = {k: None for k in known if k[1] in PERIODS}
-        wanted |= {key: self._limits.caps[key] for key in self._caps(provider)}
-        if provider in self._limits.credits:
-            wanted[provider, CREDIT] = self._limits.credits[provider]
+        wanted |= self._wanted(provider)
         changed = False
         for (who, period), limit in wanted.items():
             account = known.get((who, period))
@@ -237,7 +294,7 @@ class Budgets:
     def _body(self, account: Account) -> dict[str, str | int | float]:
         return {
             "kind": "budget", "realm": self._ledger.realm.value, "account": account.name,
-            "provider": account.provider, "period": account.period, "limit": account.wanted or 0,
+            "provider": account.provider, "period": account.period, "limit": self._limit(account),
             "used": account.used, "held": account.held,
         }  # fmt: skip
 
@@ -247,9 +304,9 @@ def _left(account: Account) -> int:
     return LARGEST if left is None else left
 
 
-def _room(account: Account, limit: int) -> NanoUSD:
+def _room(account: Account, limit: int) -> int:
     """What ``limit`` would leave: another process may have set another."""
-    return NanoUSD(max(0, limit - account.used - account.held))
+    return max(0, limit - account.used - account.held)
 
 
 def _words(account: Account, limit: int) -> str:
@@ -265,10 +322,10 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-def _elapsed(account: Account, now: datetime) -> float:
-    """Share of an account's period that is over, 0 to 1 also where the clock was set back."""
-    since, until = datetime.fromisoformat(account.since), datetime.fromisoformat(account.until)
-    return min(1.0, max(0.0, (now - since) / (until - since)))
+def _elapsed(since: str, until: str, now: datetime) -> float:
+    """Share of a period that is over, 0 to 1 also where the clock was set back."""
+    begin, end = datetime.fromisoformat(since), datetime.fromisoformat(until)
+    return min(1.0, max(0.0, (now - begin) / (end - begin)))
 
 
 def _week_over(now: datetime) -> float:

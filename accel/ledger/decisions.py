@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from accel.core.attempt import Estimate, Refusal, Route, Scored
+from accel.core.attempt import Estimate, Refusal, Route, Scored, Timing
 from accel.core.errors import LedgerError, UsageError
+from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.offer import Offer, Unfit
 from accel.core.task import Task
 from accel.ledger import offers as stored
@@ -32,12 +33,19 @@ class Decision:
 
 
 class _Ranked(NamedTuple):
-    """A ``Scored`` as it is stored. place: of its offer, among those that were ranked."""
+    """A ``Scored`` as it is stored, a JSON list. place: of its offer, among those that were ranked.
+
+    timing: seconds of wait, cold start, transfer and compute. cost: nano-dollars and their basis.
+    """
 
     place: int
-    estimate: Estimate
     score: float
     terms: tuple[tuple[str, float], ...]
+    timing: tuple[float, float, float, float]
+    cost: tuple[NanoUSD, Basis]
+    basis: str
+    spread: float
+    success: float
     why: str
 
 
@@ -61,10 +69,13 @@ def record(
     task, offers, unfit, state and draw are what ``route`` was ranked from; ``state`` is any value that
     pydantic can dump. Raises LedgerError when the route holds an offer that is not among ``offers``.
     """
-    places = {offer: place for place, offer in enumerate(offers)}
+    places = {id(offer): place for place, offer in enumerate(offers)}
     try:
-        ranked = tuple(_Ranked(places[s.offer], s.estimate, s.score, s.terms, s.why) for s in route.ranked)
-    except KeyError:
+        ranked = tuple(
+            _told(s, places[id(s.offer)] if id(s.offer) in places else offers.index(s.offer))
+            for s in route.ranked
+        )
+    except ValueError:
         raise LedgerError(f"the route of {route.task_id} holds an offer that was not ranked.") from None
     told = _Route(route.task_id, ranked, route.refused, route.policy, route.draw)
     refusals = adapter(tuple[Unfit, ...]).dump_json(tuple(unfit)).decode()
@@ -112,10 +123,24 @@ def _decision(
         whole = stored.read(bodies, names)
         told = ledger.load(_Route, route)
         offers = adapter(tuple[Offer, ...]).validate_json(whole)
-        ranked = tuple(Scored(offers[r.place], r.estimate, r.score, r.terms, r.why) for r in told.ranked)
+        ranked = tuple(_scored(r, offers) for r in told.ranked)
     except (KeyError, IndexError, ValueError) as bad:
         raise LedgerError(f"{ledger.path} holds a damaged decision {ident!r}.") from bad
     return Decision(
         ident, task_id, parent, f'{{"offers":{whole},{inputs[1:]}',
         Route(told.task_id, ranked, told.refused, told.policy, told.draw),
     )  # fmt: skip
+
+
+def _told(scored: Scored, place: int) -> _Ranked:
+    it, t = scored.estimate, scored.estimate.timing
+    return _Ranked(
+        place, scored.score, scored.terms,
+        (t.wait_s, t.cold_s, t.transfer_s, t.compute_s), (it.cost.amount, it.cost.basis), it.basis,
+        it.spread, it.success, scored.why,
+    )  # fmt: skip
+
+
+def _scored(told: _Ranked, offers: Sequence[Offer]) -> Scored:
+    expected = Estimate(Timing(*told.timing), Cost(*told.cost), told.basis, told.spread, told.success)
+    return Scored(offers[told.place], expected, told.score, told.terms, told.why)

@@ -78,9 +78,13 @@ def _immediate(db: sqlite3.Connection) -> Iterator[None]:
 
 REMADE = ("hold", "charge", "account", "decision")  # in this order: the first two refer to the third
 NO_RATE = json.dumps({"nano_per_hour": 0, "as_of": "1970-01-01", "source": "not kept by schema 1"})
-# of a row of the old hold or charge, `it`: its provider and rate, from the intent of the same id
-PROVIDER = "coalesce(lease.provider, CASE WHEN unit = 'gpu_ms' THEN replace(name, ' quota', '') ELSE '' END)"
-FROM = "JOIN old_account ON name = it.account LEFT JOIN lease ON lease.intent_id ="
+TIMING = ("wait_s", "cold_s", "transfer_s", "compute_s")
+SPREAD_AND_SUCCESS = (0.5, 1.0)  # which estimates did not say then: their defaults
+# of a row of the old hold or charge, `it`: what it was drawn on, and its provider, from the intent of its id
+FUND = "iif(its.unit = 'gpu_ms', 'quota', 'budget')"
+QUOTA_OF = "iif(its.unit = 'gpu_ms', replace(its.name, ' quota', ''), '')"
+PROVIDER = f"coalesce(lease.provider, {QUOTA_OF})"
+FROM = "JOIN old_account its ON its.name = it.account LEFT JOIN lease ON lease.intent_id ="
 
 
 def _from_one(db: sqlite3.Connection) -> None:
@@ -96,19 +100,18 @@ def _from_one(db: sqlite3.Connection) -> None:
     # a limit that the old table enforced is enforced as it was: `cap` is `wanted` less `over`
     db.execute(
         "INSERT INTO account SELECT name, unit, cap + over, cap, spent, held, over, "
-        "iif(unit = 'gpu_ms', replace(name, ' quota', ''), ''), iif(unit = 'gpu_ms', 'quota', ''), "
-        "'', iif(unit = 'gpu_ms', ?, ''), '' FROM old_account",
+        f"{QUOTA_OF}, iif(unit = 'gpu_ms', 'quota', ''), '', iif(unit = 'gpu_ms', ?, ''), '' "
+        "FROM old_account its",
         (FOR_EVER,),
     )
-    fund = "iif(unit = 'gpu_ms', 'quota', 'budget')"
     db.execute(
-        f"INSERT INTO hold SELECT it.id, json_array(it.account), {fund}, {PROVIDER}, it.amount, "
+        f"INSERT INTO hold SELECT it.id, json_array(it.account), {FUND}, {PROVIDER}, it.amount, "
         "coalesce(json_extract(intent, '$.offer.rate'), ?), it.task_id, '', it.made_at "
         f"FROM old_hold it {FROM} it.id",
         (NO_RATE,),
     )
     db.execute(
-        f"INSERT INTO charge SELECT it.hold_id, json_array(it.account), {fund}, {PROVIDER}, it.amount, "
+        f"INSERT INTO charge SELECT it.hold_id, json_array(it.account), {FUND}, {PROVIDER}, it.amount, "
         "it.amount, it.basis, it.rate, it.task_id, it.at, it.at "
         f"FROM old_charge it {FROM} it.hold_id"
     )
@@ -119,7 +122,10 @@ def _from_one(db: sqlite3.Connection) -> None:
     )
     rows = db.execute("SELECT id, task_id, parent, inputs, route, at FROM old_decision ORDER BY rowid")
     for ident, task_id, parent, inputs, route, at in rows:
-        kept = _compact(db, json.loads(inputs), json.loads(route))
+        try:
+            kept = _compact(db, json.loads(inputs), json.loads(route))
+        except (KeyError, TypeError, ValueError) as bad:
+            raise LedgerError(f"the ledger holds a damaged decision {ident!r}.") from bad
         db.execute("INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?, ?)", (ident, task_id, parent, *kept, at))
     for table in REMADE:
         db.execute(f"DROP TABLE old_{table}")
@@ -134,10 +140,14 @@ def _compact(db: sqlite3.Connection, inputs: dict[str, Any], route: dict[str, An
         body = json.dumps({k: v for k, v in offer.items() if k != "as_of"}, separators=(",", ":"))
         db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (digest(body), body))
         names.append([digest(body), offer["as_of"]])
-    ranked = [
-        [offers.index(s["offer"]), s["estimate"], s["score"], s["terms"], s["why"]]
-        for s in route.pop("ranked")
-    ]
+    ranked = []
+    for it in route.pop("ranked"):
+        expected = it["estimate"]
+        timing, cost = [expected["timing"][k] for k in TIMING], expected["cost"]
+        ranked.append(
+            [offers.index(it["offer"]), it["score"], it["terms"], timing, [cost["amount"], cost["basis"]],
+             expected["basis"], *SPREAD_AND_SUCCESS, it["why"]]
+        )  # fmt: skip
     return json.dumps(names), json.dumps(inputs), json.dumps({**route, "ranked": ranked})
 
 

@@ -15,14 +15,15 @@ from accel.core.offer import Offer
 from accel.ledger.database import adapter
 from accel.ledger.migrate import digest
 
-REMEMBERED = 4096  # offers whose digest is kept in memory
+REMEMBERED = 1024  # offers that are kept in memory
 
 
 class Offers:
     """What this process knows to be in the table ``offer``."""
 
     def __init__(self) -> None:
-        self._known: dict[Offer, str] = {}
+        # by identity, which is quicker than by value: the board hands out one object for seconds
+        self._known: dict[int, tuple[Offer, str]] = {}
 
     def forget(self) -> None:
         """A transaction was undone: what it wrote is not there."""
@@ -33,15 +34,16 @@ class Offers:
         known = self._known
         names = []
         for offer in offers:
-            name = known.get(offer)
-            if name is None:
+            found = known.get(id(offer))
+            if found is None:
                 body = adapter(Offer).dump_json(offer, exclude={"as_of"}).decode()
-                stored = digest(body)
-                db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (stored, body))
+                name = digest(body)
+                db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (name, body))
                 if len(known) >= REMEMBERED:
                     known.clear()
-                name = known[offer] = f'["{stored}","{offer.as_of.isoformat()}"]'
-            names.append(name)
+                # kept with its name, so that no other object can get its identity
+                found = known[id(offer)] = offer, f'["{name}","{offer.as_of.isoformat()}"]'
+            names.append(found[1])
         return f"[{','.join(names)}]"
 
 

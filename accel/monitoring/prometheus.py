@@ -106,7 +106,7 @@ def _paid(r: Report) -> Iterator[Family]:
     yield "accel_quota_seconds", "Free GPU seconds charged.", [
         ({"provider": p}, ms / MS_PER_S) for p, ms in ever.quota_ms.items()
     ]
-    yield "accel_avoided_dollars", "What the cache's hits would have cost, estimated.", [
+    yield "accel_avoided_dollars", "A paid offer's price for what was free or cached, estimated.", [
         ({}, ever.avoided / NANO)
     ]
 

@@ -1,8 +1,8 @@
 """Money in the report. Guarantee: what was billed and what was estimated are never one number.
 
 Spent is what was settled in the ledger. A question's cost is the sum of its attempts, each at the rate of
-its offer: an estimate, even where the provider later bills. Avoided cost is what the cache's hits would
-have cost to compute again: an estimate, too.
+its offer: an estimate, even where the provider later bills. Avoided cost is what a paid offer would have
+cost for what was free or came from the cache, as the requests noted it: an estimate, too.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from accel.core.attempt import Estimate, Refusal
+from accel.core.attempt import Estimate, Refusal, Scored
 from accel.core.funds import Funds
 from accel.core.money import dollars
 from accel.core.offer import Billing, Offer
@@ -91,3 +91,10 @@ def lateness(
     if cold_s > 0 and in_time(total_s - cold_s, expected.spread, task.within_s) >= SURE:
         return Lateness.COLD
     return None
+
+
+def sure(task: Task, scored: Scored, *, warm: bool = False) -> bool:
+    """Whether a try that succeeds would meet the deadline; warm: if it had no cold start."""
+    t = scored.estimate.timing
+    seconds = t.total_s - (t.cold_s if warm else 0.0)
+    return in_time(seconds, scored.estimate.spread, task.within_s) >= SURE

@@ -43,12 +43,27 @@ EARLY_S = 1e-6  # the loop may wake a sleeper this much too early
 class _Line:
     """One (provider, stage, model)."""
 
-    __slots__ = ("breaker", "ceiling", "success", "timeouts", "track")
+    __slots__ = ("_last", "breaker", "ceiling", "success", "timeouts", "track")
 
     def __init__(self, chance: random.Random) -> None:
+        self._last: tuple[View, int, Measured] | None = None
         self.breaker, self.ceiling = Breaker(chance), Ceiling()
         self.success, self.track = Success(), Track()
         self.timeouts = 0  # in a row
+
+    def scaled(self, view: View, size: int) -> Measured:
+        """What was measured of the median size, for this one: computing grows with it, the way does not.
+
+        The last is kept: requests of one size come in rows.
+        """
+        if self._last is not None and self._last[0] is view and self._last[1] == size:
+            return self._last[2]
+        known, ratio = view.measured, size / view.middle
+        t = known.timing
+        timing = Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio)
+        measured = Measured(known.n, timing, known.spread)
+        self._last = (view, size, measured)
+        return measured
 
 
 class _Place:
@@ -88,7 +103,7 @@ class Health:
         """What the policy may know of ``provider`` for ``task``."""
         line, place = self._line(provider, task.spec), self._place(provider)
         view = line.track.view(task.size)
-        measured = _scaled(view, task.size) if view else None
+        measured = line.scaled(view, amount(task.size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
             return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
@@ -287,10 +302,3 @@ def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float
 def _stretch(view: View, size: Size) -> float:
     """How much longer this size may take than the median one, if seconds grew in proportion."""
     return max(1.0, amount(size) / view.middle)
-
-
-def _scaled(view: View, size: Size) -> Measured:
-    """What was measured of the median size, for this one: computing grows with the work, the way does not."""
-    known, ratio = view.measured, amount(size) / view.middle
-    t = known.timing
-    return Measured(known.n, Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio), known.spread)

@@ -27,7 +27,7 @@ JOB_SCHEMA = 1
 # backends/kaggle.py); larger inputs travel as a dataset.
 MAX_SCRIPT_BYTES = 1_000_000
 # What no far end runs: the doors, and what plays the provider here.
-NOT_SHIPPED = frozenset({"cli", "dashboard", "monitoring", "sandbox", "simulation", "testing"})
+NOT_SHIPPED = frozenset({"cli", "dashboard", "sandbox", "simulation", "testing"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: equal files give an equal wheel
 
 

@@ -55,7 +55,7 @@ def check(report: dict[str, Any], provider: str, *, real: bool = False) -> None:
     assert after["ended"] == ["done"], (point, after)
     assert after["vectors"] == ([2, 384] if real else [1, 2])
     assert after["attempts"] == [[provider, "ok"]], (point, after)
-    charges = 0 if provider == "local" else 1  # one's own machine costs nothing: there is nothing to hold
+    charges = 0 if provider == "local" else 1  # this machine bills nothing
     assert (after["tries"], after["leases"], after["charges"]) == ([0], ["released"], charges), (point, after)
     if not real:
         assert report["runs"] == 1, f"{point}: the far end ran {report['runs']} times"

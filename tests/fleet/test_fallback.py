@@ -51,7 +51,8 @@ async def run(folder: Path, sandbox: KaggleSandbox, script: str = SCRIPT) -> tup
     ledger = Ledger(folder / "ledger.sqlite3", Realm.SANDBOX, runtime.now)
     engine = GPUAccelerator(
         Board([local, kaggle], runtime), ledger, Budgets(ledger, Limits({}, {})), None, runtime,
-        folder / "jobs", Preference(order=("kaggle",)), Patience(poll_s=0.05, unreachable_s=0.5, lifetime_s=60.0),
+        folder / "jobs", Preference(order=("kaggle",)),
+        Patience(poll_s=0.05, unreachable_s=0.5, lifetime_s=60.0),
     )  # fmt: skip
     job = await engine.submit(TASK, Bundle({"schema": 1}, b"", Envelope("", {}, {}).to_bytes()))
     return await engine.finish(job.id), ledger

@@ -362,6 +362,19 @@ def test_a_limit_refuses_before_anything_is_started(tmp_path: Path) -> None:
         assert outcomes(found) == [("cloud", "OverBudget"), ("local", "ok")]
         assert world.providers[0].calls["create"] == 0
         assert world.spent("month") == 0
+        assert world.ledger.rows("SELECT key FROM alert") == [("budget:all:month:2026-01:refused",)]
+        world.settled()
+
+    play(tmp_path, scene, {"rate": PAID})
+
+
+def test_without_a_budget_no_paid_offer_is_used(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        world.limits = Limits({}, {})
+        found = await world.run()
+        assert outcomes(found) == [("cloud", "OverBudget"), ("local", "ok")]
+        assert "set budget.month" in found.attempts[0].detail
+        assert world.providers[0].calls["create"] == 0
         world.settled()
 
     play(tmp_path, scene, {"rate": PAID})

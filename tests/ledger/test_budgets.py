@@ -1,4 +1,4 @@
-"""Budgets: free by default, every limit at once, prepaid first, no clock and no crash opens spent money again."""
+"""Budgets: free by default, every limit at once, prepaid first; no clock opens spent money again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from books import NOW, Clock, books_agree, cost, offer
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.errors import OverBudget
 from accel.core.money import Basis, NanoUSD, Rate
 from accel.core.offer import Billing, Realm
 from accel.ledger import Budgets, Ledger, Limits, Period, alerts
+from accel.ledger.limits import span
 
 DAY, WEEK, MONTH = Period
 NOTHING = Limits({}, {})
@@ -70,7 +71,8 @@ class Books(RuleBasedStateMachine):
 
     @initialize(
         caps=st.dictionaries(
-            st.tuples(st.sampled_from(["", "p", "q"]), st.sampled_from(Period)), st.integers(0, 300), max_size=5
+            st.tuples(st.sampled_from(["", "p", "q"]), st.sampled_from(Period)), st.integers(0, 300),
+            max_size=5,
         ),
         credit=st.none() | st.integers(0, 200),
     )
@@ -252,7 +254,7 @@ def test_a_free_machine_needs_no_budget_and_holds_nothing(ledger: Ledger) -> Non
 def test_a_price_that_cannot_be_is_refused(ledger: Ledger, free: bool) -> None:
     budgets = Budgets(ledger, dollars_of(all_month=100))
     rate = Rate(NanoUSD(0 if free else 10**40), date(2026, 11, 23), "test")
-    with pytest.raises(LedgerError, match="price of zero" if free else "would be reserved"):
+    with pytest.raises(OverBudget, match="price of zero" if free else "would be reserved"):
         budgets.reserve("h", offer(rate=rate), 10.0, "t")
     assert ledger.held() == 0
 
@@ -318,8 +320,9 @@ def test_a_clock_that_goes_back_opens_nothing_again(ledger: Ledger, clock: Clock
         with pytest.raises(OverBudget):
             budgets.reserve("b", offer(), 1, "t")
         # another process, which has never seen the later time
+        other = Budgets(Ledger(ledger.path, Realm.REAL, clock), dollars_of(all_day=10))
         with pytest.raises(OverBudget):
-            Budgets(Ledger(ledger.path, Realm.REAL, clock), dollars_of(all_day=10)).reserve("c", offer(), 1, "t")
+            other.reserve("c", offer(), 1, "t")
     clock.now = NOW + timedelta(days=400)  # far ahead: a later period, and nothing else
     spend(budgets, "d", 10)
     clock.now = NOW
@@ -363,6 +366,29 @@ def test_each_process_enforces_its_own_limits_on_the_same_books(ledger: Ledger, 
         wide.reserve("c", offer(), 1, "t")
 
 
+def test_a_limit_that_a_process_does_not_have_does_not_bind_it(ledger: Ledger) -> None:
+    daily = Budgets(ledger, dollars_of(all_day=1, all_month=100))
+    monthly = Budgets(ledger, dollars_of(all_month=100))
+    spend(daily, "a", 1)
+    spend(monthly, "b", 5)
+    with pytest.raises(OverBudget, match="day's budget"):
+        daily.reserve("c", offer(), 1, "t")
+    assert ledger.account("all:day:2026-11-23").used == 6
+    books_agree(ledger)
+
+
+@given(st.dates(date(2000, 1, 3), date(2100, 1, 1)), st.sampled_from(Period))
+def test_periods_follow_each_other_without_a_gap(day: date, period: Period) -> None:
+    key, since, until = span(period, day)
+    assert since <= datetime.combine(day, datetime.min.time(), UTC) < until
+    for same in (since, until - timedelta(seconds=1)):
+        assert span(period, same.date()) == (key, since, until)
+    following = span(period, until.date())
+    assert following[1] == until
+    assert following[0] > key
+    assert {DAY: True, WEEK: since.weekday() == 0, MONTH: since.day == 1}[period]
+
+
 def test_credit_is_used_before_any_budget_and_never_in_part(ledger: Ledger) -> None:
     budgets = Budgets(ledger, dollars_of(cloud_credit=10, all_month=100))
     spend(budgets, "a", 7)
@@ -393,6 +419,12 @@ def test_the_budget_under_most_pressure_is_the_one_that_is_told(ledger: Ledger) 
     assert (told.budget.name, told.budget.used, told.budget.elapsed) == ("all:day:2026-11-23", 0.4, 0.5)
     assert told.left == 60
     assert "the day's budget of all providers" in told.reason
+    # a provider's own budget is told instead of those of all together only where it is under more pressure
+    for own, expected in ((1000, "all:day:2026-11-23"), (41, "cloud:week:2026-W48")):
+        (told,) = Budgets(ledger, dollars_of(all_day=100, all_month=400, cloud_week=own)).funds([offer()])
+        assert told.budget is not None
+        assert told.budget.name == expected
+        assert told.left == {1000: 60, 41: 1}[own]
 
 
 def test_an_alert_is_raised_with_the_settlement_that_reaches_it_or_not_at_all(ledger: Ledger) -> None:
@@ -434,7 +466,8 @@ def test_a_caller_who_knows_that_nothing_was_dispatched_gives_an_orphan_back(
     budgets = Budgets(ledger, limits)
     assert (ledger.orphans(), budgets.recover()) == ((), 0)  # its process lives
     other.close()
-    assert {h.id: (h.amount, h.accounts, h.provider, h.made_at) for h in ledger.orphans()} == dict.fromkeys(("dispatched", "not"), (10, ("all:month:2026-11",), "cloud", NOW))
+    found = {h.id: (h.amount, h.accounts, h.provider, h.made_at) for h in ledger.orphans()}
+    assert found == dict.fromkeys(("dispatched", "not"), (10, ("all:month:2026-11",), "cloud", NOW))
     ledger.settle("not", 0, Basis.ESTIMATED)
     assert budgets.recover() == 1
     (account,) = ledger.accounts()

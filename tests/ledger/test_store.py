@@ -8,24 +8,25 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from books import Clock, draw
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.core.attempt import Attempt, Outcome, Timing
-from accel.core.errors import LedgerError, UsageError
+from accel.core.errors import LedgerError, OverBudget, UsageError
 from accel.core.lease import Intent, Lease
 from accel.core.money import ZERO, Basis, Cost, NanoUSD, Rate
 from accel.core.offer import CPU, Offer, Realm
 from accel.core.row import Provenance, Row
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
-from accel.ledger import JobStep, Ledger, decisions, jobs
+from accel.ledger import Budgets, JobStep, Ledger, Limits, Period, decisions, jobs
 from accel.ledger.database import dump
 from accel.ledger.jobs import NEXT
-from accel.routing import Inputs, State, rank
 
 NOW = datetime(2026, 11, 23, 12, 30, 0, 123456, tzinfo=UTC)
 RATE = Rate(NanoUSD(160_000_000), date(2026, 11, 23), "test")
 OFFER = Offer("o", "kaggle", Realm.SANDBOX, CPU, RATE, NOW, "test")
+SPEC = Spec(Stage.EMBED, "minilm", "abc")
 SECONDS = st.floats(0, 1e6)
 
 
@@ -57,8 +58,8 @@ def test_attempts_come_back_to_the_last_bit(
 ) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("l") / "l.sqlite3", Realm.SANDBOX)
     wrote = attempt("a", timing=Timing(*seconds), cost=Cost(NanoUSD(nano), Basis.BILLED), detail=detail)
-    ledger.record_attempt(wrote, Stage.EMBED, Size(2, 9))
-    ledger.record_attempt(attempt("a", 99.0), Stage.EMBED, Size(2, 9))  # again after a crash: no change
+    ledger.record_attempt(wrote, SPEC, Size(2, 9))
+    ledger.record_attempt(attempt("a", 99.0), SPEC, Size(2, 9))  # again after a crash: no change
     assert ledger.attempts("t") == (wrote,)
     assert ledger.measured("kaggle", Stage.EMBED) == [(Size(2, 9), wrote.timing)]
     ledger.close()
@@ -66,22 +67,40 @@ def test_attempts_come_back_to_the_last_bit(
 
 def test_estimates_learn_from_the_newest_successes_of_this_stage_and_provider(ledger: Ledger) -> None:
     for n in range(30):
-        ledger.record_attempt(attempt(f"a{n}", float(n)), Stage.EMBED, Size(n))
-    ledger.record_attempt(attempt("b", 99.0, outcome=Outcome.FAILED), Stage.EMBED, Size(1))
-    ledger.record_attempt(attempt("c", 98.0), Stage.RERANK, Size(1))
-    ledger.record_attempt(attempt("d", 97.0, provider="vast"), Stage.EMBED, Size(1))
+        ledger.record_attempt(attempt(f"a{n}", float(n)), SPEC, Size(n))
+    ledger.record_attempt(attempt("b", 99.0, outcome=Outcome.FAILED), SPEC, Size(1))
+    ledger.record_attempt(attempt("c", 98.0), Spec(Stage.RERANK), Size(1))
+    ledger.record_attempt(attempt("d", 97.0, provider="vast"), SPEC, Size(1))
     found = ledger.measured("kaggle", Stage.EMBED, last=5)
     assert [(s.items, t.compute_s) for s, t in found] == [(n, float(n)) for n in (29, 28, 27, 26, 25)]
 
 
+def test_recent_attempts_come_back_whole_oldest_first_with_their_age(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    ledger = Ledger(tmp_path / "ledger.sqlite3", Realm.SANDBOX, clock)
+    ledger.record_attempt(attempt("old"), SPEC, Size(1))
+    clock.move(hours=1)
+    failed = attempt("a", outcome=Outcome.FAILED, error="Unreachable", detail="no", hedge=True, lease_id="l")
+    ledger.record_attempt(failed, SPEC, Size(3, 40))
+    clock.move(seconds=90)
+    billed = attempt("b", 0.1 + 0.2, cost=Cost(NanoUSD(5), Basis.BILLED), provider="vast")
+    ledger.record_attempt(billed, Spec(Stage.RERANK), Size(2))
+    clock.move(seconds=10)
+    assert ledger.recent(300.0) == [
+        (failed, Stage.EMBED, "minilm@abc", Size(3, 40), 100.0), (billed, Stage.RERANK, "", Size(2), 10.0)
+    ]  # fmt: skip
+    clock.move(days=-1)
+    assert [age for *_, age in ledger.recent(300.0)] == [0.0, 0.0, 0.0]
+
+
 def test_realms_do_not_mix(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="realm sandbox"):
-        ledger.record_attempt(attempt("a", realm=Realm.REAL), Stage.EMBED, Size(1))
+        ledger.record_attempt(attempt("a", realm=Realm.REAL), SPEC, Size(1))
     env = Provenance("cpu", 2, "none", "linux", "3.11", {"accel": "0"}, "abc", NOW)
     row = Row({"batch": 1}, "latency", "s", (0.1,), "none: first", True, Realm.SIMULATED, env)
     with pytest.raises(LedgerError, match="realm"):
         ledger.record_rows([row])
-    with pytest.raises(LedgerError, match="realm sandbox; expected 1, real"):
+    with pytest.raises(LedgerError, match="realm sandbox; expected 2, real"):
         Ledger(ledger.path, Realm.REAL)
 
 
@@ -99,12 +118,16 @@ def test_measurements_of_a_job_are_replaced_not_doubled(ledger: Ledger) -> None:
 
 
 def test_an_intent_and_its_reservation_are_one(ledger: Ledger) -> None:
-    ledger.open_account("quota", "gpu_ms", left=100)
-    with pytest.raises(LedgerError):
-        ledger.intend(intent(), "quota", 101)
-    assert (ledger.open_leases(), ledger.held()) == ((), 0)
-    ledger.intend(intent(), "quota", 100)
-    assert ledger.open_leases() == (intent(),)
+    job = jobs.add(ledger, "t", task(), Path("/tmp/j"))
+    before = ledger.rows("SELECT * FROM job")
+    short = Budgets(ledger, Limits({("", Period.MONTH): NanoUSD(60 * 160_000_000 // 3600)}, {}))
+    with pytest.raises(OverBudget):
+        jobs.intend(ledger, short, job, intent(), "d")
+    assert (ledger.open_leases(), ledger.held(), ledger.rows("SELECT * FROM job")) == ((), 0, before)
+    assert ledger.rows("SELECT key FROM alert") == [("budget:all:month:2026-11:refused",)]
+    enough = Budgets(ledger, Limits({("", Period.MONTH): RATE.cost(60.0)}, {}))
+    assert jobs.intend(ledger, enough, job, intent(), "d").step is JobStep.INTENDED
+    assert (ledger.open_leases(), ledger.held()) == ((intent(),), 1)
     assert ledger.lease("i") == ("intended", intent(), None)
     lease = Lease("i", "kaggle", Realm.SANDBOX, "accel-i", "me/accel-i", NOW, NOW)
     ledger.lease_opened("i", lease)
@@ -113,7 +136,21 @@ def test_an_intent_and_its_reservation_are_one(ledger: Ledger) -> None:
     assert ledger.lease("i") == ("released", intent(), lease)
     assert ledger.open_leases() == ()
     with pytest.raises(LedgerError):
-        ledger.intend(intent(), "quota", 0)  # one thing per name, for ever
+        ledger.intend(intent())  # one thing per name, for ever
+
+
+def test_what_a_lease_holds_is_left_to_whoever_carries_its_job_on(tmp_path: Path) -> None:
+    """Its process is gone; the thing may run on for hours, and its successor settles it."""
+    before = Ledger(tmp_path / "l", Realm.SANDBOX, lambda: NOW)
+    limits = Limits({("", Period.DAY): NanoUSD(10**9)}, {})
+    job = jobs.add(before, "t", task(), Path("/tmp/j"))
+    jobs.intend(before, Budgets(before, limits), job, intent(), "d")
+    before.close()
+    after = Ledger(tmp_path / "l", Realm.SANDBOX, lambda: NOW)
+    budgets = Budgets(after, limits)
+    assert (budgets.recover(), after.orphans(), after.held()) == (0, (), 1)
+    after.lease_ended("i", "released", "confirmed")
+    assert (budgets.recover(), after.held()) == (1, 0)  # an ended lease answers for nothing any more
 
 
 def test_what_is_not_there_is_an_error(ledger: Ledger) -> None:
@@ -121,27 +158,12 @@ def test_what_is_not_there_is_an_error(ledger: Ledger) -> None:
     for call in (
         lambda: ledger.account("x"), lambda: ledger.limit("x", 1), lambda: ledger.lease("x"),
         lambda: ledger.lease_opened("x", lease), lambda: ledger.lease_ended("x", "absent", ""),
-        lambda: jobs.get(ledger, "x"), lambda: ledger.reserve("h", "x", 1, "t"),
+        lambda: jobs.get(ledger, "x"), lambda: ledger.reserve("h", draw(1, "x"), "t"),
     ):  # fmt: skip
         with pytest.raises(LedgerError, match="the ledger has no"):
             call()
     with pytest.raises(UsageError, match="no decision"):
         decisions.find(ledger, "x")
-
-
-def test_a_negative_amount_is_a_mistake_of_the_caller(ledger: Ledger) -> None:
-    ledger.open_account("money", "nano_usd")
-    with pytest.raises(ValueError, match="not negative"):
-        ledger.reserve("h", "money", -1, "t")
-    ledger.reserve("h", "money", 5, "t")
-    with pytest.raises(ValueError, match="not negative"):
-        ledger.settle("h", -1, Basis.ESTIMATED, RATE)
-    assert ledger.held() == 1
-    with pytest.raises(LedgerError):
-        ledger.reserve("h", "money", 5, "t")  # the same id while it is open
-    assert ledger.settle("h", 5, Basis.ESTIMATED, RATE)
-    with pytest.raises(LedgerError, match="settled before"):
-        ledger.reserve("h", "money", 5, "t")
 
 
 @pytest.mark.parametrize("step", JobStep)
@@ -183,17 +205,6 @@ def test_jobs_come_back_whole_and_only_once(ledger: Ledger) -> None:
     assert jobs.unfinished(ledger) == ()
 
 
-def test_a_decision_is_found_by_its_own_its_tasks_and_its_querys_id(ledger: Ledger) -> None:
-    inputs = Inputs(task(), (OFFER,), (), State(), 0.25)
-    route = rank(task(), [OFFER], State(), 0.25)
-    decisions.record(ledger, "d1", "q1", inputs, route)
-    for ident in ("d1", "t", "q1"):
-        (found,) = decisions.find(ledger, ident)
-        assert (found.id, found.route) == ("d1", route)
-        assert ledger.load(Inputs, found.inputs) == inputs
-    assert decisions.latest(ledger) == "q1"
-
-
 @pytest.mark.parametrize(
     "content", [b"not a database, but long enough to look at " * 40, b"SQLite format 3\0" + b"\xff" * 200]
 )
@@ -213,7 +224,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_damaged_row_is_an_error_and_not_a_guess(ledger: Ledger) -> None:
-    ledger.record_attempt(attempt("a"), Stage.EMBED, Size(1))
+    ledger.record_attempt(attempt("a"), SPEC, Size(1))
     ledger.rows("UPDATE attempt SET body = replace(body, 'sandbox', 'elsewhere')")
     with pytest.raises(LedgerError, match="damaged Attempt"):
         ledger.attempts("t")
@@ -232,7 +243,7 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
 
     def work(n: int) -> None:
         for i in range(20):
-            ledger.reserve(f"{n}-{i}", "money", 1, "t")
+            ledger.reserve(f"{n}-{i}", draw(1), "t")
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -260,6 +271,6 @@ def test_a_transaction_has_the_file_to_itself_from_its_first_moment(ledger: Ledg
 
 def test_the_limit_is_the_tables_own(ledger: Ledger) -> None:
     """No code path of ours can get around it, nor can somebody with the sqlite3 tool."""
-    ledger.open_account("money", "nano_usd", left=10)
+    ledger.open_account("money", "nano_usd", 10)
     with pytest.raises(sqlite3.IntegrityError), sqlite3.connect(ledger.path) as db:
         db.execute("UPDATE account SET spent = 11")

@@ -25,7 +25,7 @@ from accel.core.errors import OverBudget
 from accel.core.runtime import Runtime
 from accel.ledger import Ledger, alerts
 from accel.monitoring import channels
-from accel.monitoring.alerts import Delivered, deliver
+from accel.monitoring.alerts import Delivered, deliver, delivering
 from accel.monitoring.channels import Channel, Sent, Told
 
 ROOT = Path(__file__).parents[2]
@@ -217,6 +217,24 @@ def test_the_address_is_nowhere_in_the_ledger(tmp_path: Path, receiver: Receiver
     assert SECRET not in repr(told)
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+
+
+def test_a_process_that_goes_on_delivers_meanwhile_and_what_is_raised_last(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    ledger = open_ledger(tmp_path)
+    raise_(ledger, "before")
+
+    async def go_on() -> None:
+        async with delivering(ledger, webhook(receiver), Runtime.production(), every_s=0.01):
+            await asyncio.to_thread(until, lambda: receiver.keys == ["before"], "the first is sent")
+            raise_(ledger, "meanwhile")
+            await asyncio.to_thread(until, lambda: len(receiver.keys) == 2, "the second is sent")
+        async with delivering(ledger, webhook(receiver), Runtime.production(), every_s=3600):
+            raise_(ledger, "at the end")
+
+    asyncio.run(asyncio.wait_for(go_on(), 60))
+    assert receiver.keys == ["before", "meanwhile", "at the end"]
 
 
 # Processes that race, and processes that die ------------------------------------------------------

@@ -88,14 +88,15 @@ def test_percentiles_are_of_those_that_ended_well_and_by_complexity(tmp_path: Pa
 
 def test_stages_are_apart_from_whole_questions(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
-    ask(ledger, question("whole", 1.0, cost=40))
+    ask(ledger, question("whole", 1.0, cost=40, items=8, hits=2, avoided=14))  # the sum of its parts
     for stage, seconds in (("embed", 0.1), ("rerank", 0.7)):
         ask(ledger, question(f"{stage}", seconds, stage=stage, cost=20, hits=1, items=4, avoided=7))
     found = look(ledger)
     assert [(s.name, s.ok, s.seconds.p50) for s in found.stages] == [("embed", 1, 0.1), ("rerank", 1, 0.7)]
     assert found.question("").ok == 1
     assert [s.hit_share for s in found.stages] == [0.25, 0.25]
-    assert found.spend.avoided == 14 and found.spend.per_question == 40  # the parts are not added again
+    assert found.spend.avoided == 14 and found.spend.per_question == 40, "nothing is counted twice"
+    assert found.ever.avoided == 14
 
 
 def test_a_providers_share_is_of_answers_tries_and_seconds(tmp_path: Path) -> None:
@@ -193,7 +194,8 @@ def test_a_window_that_has_just_begun_is_not_projected_without_a_warning(tmp_pat
 
 
 def test_leased_gpu_use_is_computing_seconds_of_charged_ones(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
+    clock = Clock()
+    ledger = open_ledger(tmp_path, clock)
     limits = budgets(ledger, month="10")
     kaggle = offer("kaggle", "0", Billing.QUOTA)
     pay(limits, "k", 100, at=kaggle)
@@ -201,6 +203,9 @@ def test_leased_gpu_use_is_computing_seconds_of_charged_ones(tmp_path: Path) -> 
     pay(limits, "r", 50)
     try_it(ledger, attempt("r", "runpod", timing=Timing(0.0, 40.0, 0.0, 10.0)))
     pay(limits, "failed", 50)  # charged, and nothing computed
+    clock.back(days=3)
+    pay(limits, "before the period", 500)
+    clock.back()
     found = look(ledger)
     (kname, k), (rname, r) = found.leased
     assert (kname, rname) == ("kaggle", "runpod")
