@@ -4,8 +4,8 @@
 
 plays every contestant (``policies_contestants``) on every seed's episode (``policies_world``), in two
 processes, and writes ``outcomes.jsonl`` (one line for each seed and contestant, as they end),
-``rows.simulated.jsonl``, ``report.md`` and ``policies.png``. Called again after an interruption it goes on where it
-stopped, if the commit is the same and clean, and the episodes are drawn in the same way.
+``rows.simulated.jsonl``, ``report.md`` and ``policies.png``. Called again after an interruption it goes on
+where it stopped, if the commit is the same and clean, and the episodes are drawn in the same way.
 """
 
 from __future__ import annotations
@@ -96,19 +96,20 @@ def write(out: Path, outcomes: Sequence[Outcome], how: Draw, now: datetime) -> t
 
 
 def assumptions(how: Draw) -> str:
-    """The drawn world in two sentences."""
+    """The drawn world in a few sentences."""
     prices = ", ".join(f"{p.name} ${p.dollars_per_hour}/h" for p in PLACES)
     return (
         f"Places: {prices}; free quota: a week's 30 h spread evenly. Deadlines: {how.tight_share:.0%} of "
         f"requests {how.tight[0]:g}–{how.tight[1]:g} s, {how.loose_share:.0%} {how.loose[0]:g}–"
-        f"{how.loose[1]:g} s, the rest none. {how.reranks:.0%} rerank ten times their context, the rest embed "
-        f"it. The spot market runs {how.spot_speed:g} times as fast as the requests."
+        f"{how.loose[1]:g} s, the rest none. {how.reranks:.0%} rerank ten times their context, the rest "
+        f"embed it. The spot market runs {how.spot_speed:g} times as fast as the requests."
     )
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m accel.experiments.policies", description=__doc__.split("\n")[0])  # type: ignore[union-attr]  # fmt: skip
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m accel.experiments.policies", description=about)
     parser.add_argument("--traces", type=Path, required=True, help="folder of azure-llm-2023 and spot-traces")
     parser.add_argument("--seeds", type=int, default=20, help="how many, from --first on")
     parser.add_argument("--first", type=int, default=0)

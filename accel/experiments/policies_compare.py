@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def dominated(self) -> bool:
-        """Whether the rival dominates ours: ours is clearly better in nothing, the rival clearly in something.
+        """Whether the rival dominates ours: ours clearly better in nothing, the rival clearly in something.
 
         Clearly means that the interval of the paired difference does not hold 0. This is harsher on ours
         than to ask that the rival's mean be no worse in all three.
@@ -143,7 +143,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     n = len(next(iter(played.values()), {}))
     lines = [
         f"realm simulated: nothing ran; means over {n} seeds",
-        f"{'policy':<20}{'$/1000':>9}{'work':>9}{'in time':>9}{'tight':>8}{'answered':>10}{'p50':>7}{'p95':>8}",
+        f"{'policy':<20}{'$/1000':>9}{'work':>9}{'in time':>9}{'tight':>8}{'answered':>10}{'p50':>7}"
+        f"{'p95':>8}",
     ]
     for name, seeds in played.items():
         cost, work, time, tight, answered, p50, p95 = (
@@ -174,16 +175,17 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, seeds in played.items():
-        told = [_interval(m, mean([m.of(o) for o in seeds.values()])) for m in METRICS]
-        lines.append(f"| {name} | " + " | ".join(told) + " |")
+        cells = [_interval(m, mean([m.of(o) for o in seeds.values()])) for m in METRICS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
-        "", "| accel less … | money | Δ $ per 1000 | Δ deadlines met, points | Δ answered, points | accel is |",
+        "",
+        "| accel less … | money | Δ $ per 1000 | Δ deadlines met, points | Δ answered, points | accel is |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for told in verdicts(outcomes) if OURS in played else []:
-        cells = " | ".join(_difference(m, d) for m, d in told.differences)
+        cells = [_difference(m, d) for m, d in told.differences]
         money = "invoiced" if told.money is COST else "work only"
-        lines.append(f"| {told.rival} | {money} | {cells} | {_word(told)} |")
+        lines.append(f"| {told.rival} | {money} | {' | '.join(cells)} | {_word(told)} |")
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """The policies that are compared. Guarantee: all meet the same episode, and each gets ``ATTEMPTS`` tries.
 
-A contestant is a ``Play``: a function from an ``Episode`` to its ``Outcome``. Those here live on the virtual loop
-and answer request by request (``on_loop``). This is where learned selection and the clairvoyant bound come
-in later: the first as one more ``Serve`` that is handed what happened so far, the second as a ``Play`` that
-looks at the whole episode (``asks``, ``markets``, ``pace``, ``quota_s``) and runs nothing.
+A contestant is a ``Play``: a function from an ``Episode`` to its ``Outcome``. Those here live on the virtual
+loop and answer request by request (``on_loop``). This is where learned selection and the clairvoyant bound
+join later: the first as one more ``Open`` (it sees each request and what became of it), the second as a
+``Play`` that looks at the whole episode (``asks``, ``markets``, ``pace``, ``quota_s``) and runs nothing.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ Open = Callable[["Scene"], AbstractAsyncContextManager[Serve]]
 class Outcome:
     """What one contestant made of one episode.
 
-    asked, answered: requests. dated, in_time: those with a deadline, and answered within it. tight, tight_in_time:
-    the same of the deadlines under ``TIGHT_S``. worked_nano, total_nano: nano-dollars that the places
-    invoice, without and with the seconds that workers stood idle but warm. p50_s, p95_s: of answered requests.
-    by_place: answers; calls: tries that reached a place; free_s: seconds of the free quota that were used.
+    asked, answered: requests. dated, in_time: those with a deadline, and answered within it. tight,
+    tight_in_time: the same of the deadlines under ``TIGHT_S``. worked_nano, total_nano: nano-dollars that
+    the places invoice, without and with the seconds that workers stood idle but warm. p50_s, p95_s: of
+    answered requests. free_s: seconds of the free quota ``quota_s`` that were used. by_place: answers, ""
+    for none. calls: tries that reached a place.
     """
 
     contestant: str
@@ -116,14 +117,14 @@ async def _play(name: str, contestant: Open, episode: Episode, folder: Path) -> 
         where = await serve(ask)
         ends.append((ask, where, clock() - began))
 
-    async with contestant(Scene(episode, providers, runtime, folder)) as serve:
-        async with asyncio.TaskGroup() as running:
-            for ask in episode.asks:
-                await asyncio.sleep(max(0.0, ask.at_s - clock()))
-                running.create_task(one(serve, ask))
+    scene = Scene(episode, providers, runtime, folder)
+    async with contestant(scene) as serve, asyncio.TaskGroup() as running:
+        for ask in episode.asks:
+            await asyncio.sleep(max(0.0, ask.at_s - clock()))
+            running.create_task(one(serve, ask))
     for provider in providers.values():
         provider.workers.close()
-    return _sum_up(name, episode, ends, providers.values())
+    return _sum_up(name, episode, ends, list(providers.values()))
 
 
 def _sum_up(
@@ -174,6 +175,7 @@ async def ours(scene: Scene) -> AsyncIterator[Serve]:
     try:
         yield serve
     finally:
+        await engine.close()
         ledger.close()
 
 

@@ -1,9 +1,9 @@
 """The places of an episode, running. Guarantee: every second that a worker was up is invoiced, once.
 
 A place serves calls from its own workers: a free warm one at once; else the call waits for whichever comes
-free first, while another is started if none is up, or if the call has waited ``PATIENCE_S`` and none is being
-started. A started worker gets warm even if nobody waits for it any more, and stays warm for ``idle_s``. When a spot market
-ends, everything there is gone: running calls are preempted, waiting ones find no machine.
+free first, while another is started if none is up, or if the call has waited ``PATIENCE_S`` and none is
+being started. A started worker gets warm even if nobody waits for it any more, and stays warm for ``idle_s``.
+When a spot market ends, everything there is gone: running calls are preempted, waiting ones find no machine.
 """
 
 from __future__ import annotations

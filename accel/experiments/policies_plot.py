@@ -47,8 +47,9 @@ def plot_policies(outcomes: Sequence[Outcome], env: Provenance, told: str, path:
         when = f"{env.measured_at:%Y-%m-%d}, commit {env.commit}, python {env.python}"
         plots.caption(
             figure, 0.1,
-            f"Realm simulated: nothing ran. Marks: means over n={n} seeds, every policy on the same episodes; "
-            f"whiskers: 95 % bootstrap intervals over seeds (wider than those of the paired differences, which "
-            f"the table gives). Baseline: each other. {told} {when}.".replace("$", r"\$"), 128,
+            f"Realm simulated: nothing ran. Marks: means over n={n} seeds, every policy on the same "
+            "episodes; whiskers: 95 % bootstrap intervals over seeds (wider than those of the paired "
+            f"differences, which the table gives). Baseline: each other. {told} {when}.".replace("$", r"\$"),
+            128,
         )  # fmt: skip
         return plots.save(figure, path)

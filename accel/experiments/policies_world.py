@@ -1,9 +1,9 @@
 """The world that policies are compared in. Guarantee: what happens to a call does not depend on who made it.
 
 An episode is drawn whole from its seed before anything runs: requests and spot markets from the traces
-(``traces``), how far each place is from its data sheet. What one call meets follows from (seed, request, place,
-which try of this request there), never from the order of calls, so that policies share their luck and may be
-compared pair by pair. Nothing is executed; everything is of realm ``simulated``. Every assumption is a field
+(``traces``), how far each place is from its data sheet. What one call meets follows from (seed, request,
+place, which try of this request there), never from the order of calls, so that policies share their luck and
+may be compared pair by pair. Nothing is executed; everything is of realm ``simulated``. Every assumption is a field
 of ``Place``, of ``Draw`` or a constant here, and is told in the README beside the results.
 """
 
@@ -134,7 +134,8 @@ class Episode:
     """One drawn run: what every policy meets, and what a clairvoyant bound may look at.
 
     markets: place name → when it can be had, for spot places. pace: place name → FLOP/s that it really
-    achieves. quota_s: free GPU seconds that are left for the episode; the next are given when the last request comes. span_s: its length.
+    achieves. quota_s: free GPU seconds that are left for the episode; the next are given when the last
+    request comes. span_s: its length.
     """
 
     seed: int

@@ -68,7 +68,7 @@ class Market:
         does not lie in the trace.
         """
         end = from_s + length_s * speed
-        if not (0 <= from_s and length_s > 0 and speed > 0 and end <= self.length_s + 1e-6):
+        if not (from_s >= 0 and length_s > 0 and speed > 0 and end <= self.length_s + 1e-6):
             raise ValueError(f"{self.zone}: no {length_s:.0f} s at {from_s:.0f} s in {self.length_s:.0f} s")
         cut = ((max(a, from_s), min(b, end)) for a, b in self.ups)
         ups = tuple(((a - from_s) / speed, (b - from_s) / speed) for a, b in cut if a < b)

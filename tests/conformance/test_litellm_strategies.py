@@ -43,7 +43,9 @@ def play(strategy: str, prices: dict[str, float], seed: int, steps: int, jump_s:
     else:
         chosen = ours.LowestLatency(ties)
     rest = ours.Cooldowns(lone=len(prices) == 1)
-    bad = dict.fromkeys(prices, 0.9) if len(prices) == 1 else {n: chance.choice((0.0, 0.2, 0.9)) for n in prices}
+    bad = {name: chance.choice((0.0, 0.2, 0.9)) for name in prices}
+    if len(prices) == 1:
+        bad = dict.fromkeys(prices, 0.9)
     now, events, picks = 0.0, [], []
     for step in range(steps):
         now = round(now + chance.choice((0.01, 0.3, 1.0, jump_s)), 2)
@@ -62,7 +64,7 @@ def play(strategy: str, prices: dict[str, float], seed: int, steps: int, jump_s:
             chosen.failed(name, status, now)
             rest.failed(name, status, now)
         else:
-            took = chance.randrange(1, 400) / chance.choice((1000, 1000, 10))  # some slower than a timeout of 10 s
+            took = chance.randrange(1, 400) / chance.choice((1000, 1000, 10))  # some are slow
             events.append({"now": now, "do": "ok", "id": name, "took": took})
             chosen.succeeded(name, took, now)
             rest.succeeded(name, now)

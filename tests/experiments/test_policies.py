@@ -1,4 +1,4 @@
-"""The world of the policies: the same luck for all, every second invoiced, and a comparison that pairs seeds."""
+"""The policies' world: the same luck for all, every second invoiced, and a comparison that pairs seeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from accel.simulation.loop import run_virtual
 
 EMBED = Need(Stage.EMBED, Lane.LIVE)
 PLAIN = Place(
-    "gpu", Gpu("T4", 1, 15 << 30, 75), "3.60", "made up", round_trip_s=0.2, cold_s=10.0, idle_s=30.0, workers=2
+    "gpu", Gpu("T4", 1, 15 << 30, 75), "3.60", "made up", round_trip_s=0.2, cold_s=10.0, idle_s=30.0,
+    workers=2,
 )  # fmt: skip
 STEADY = Draw(spread=0.0, offset=0.0, cold_spread=0.0)
 
@@ -40,14 +41,16 @@ def asks(n: int, every_s: float = 1.0, within_s: float | None = 5.0) -> tuple[As
     return tuple(Ask(i, i * every_s, Stage.EMBED, 1000, within_s) for i in range(n))
 
 
-def episode(*places: Place, ups: dict[str, tuple[tuple[float, float], ...]] | None = None, n: int = 20) -> Episode:
+def episode(*places: Place, ups: dict[str, tuple[tuple[float, float], ...]] | None = None) -> Episode:
     """A made-up episode in which the FLOP/s are such that every call computes for 1.01 s."""
     markets = {name: Market(name, u, 1e6) for name, u in (ups or {}).items()}
     pace = {p.name: 1000 * 21.4e6 for p in places}
-    return Episode(1, "made-up", asks(n), places, markets, pace, 5.0, 1000.0, STEADY)
+    return Episode(1, "made-up", asks(20), places, markets, pace, 5.0, 1000.0, STEADY)
 
 
-def on(place: Place, scene: Callable[[TraceProvider], Coroutine[Any, Any, Any]], **kwargs: Any) -> TraceProvider:
+def on(
+    place: Place, scene: Callable[[TraceProvider], Coroutine[Any, Any, Any]], **kwargs: Any
+) -> TraceProvider:
     """Run ``scene`` with one running place, close it, and give it back for its invoice."""
 
     async def main() -> TraceProvider:
@@ -64,7 +67,8 @@ def small() -> Collection:
     steady = tuple(Arrival(i * 0.7, 200 + 37 * (i % 90)) for i in range(400))
     bursts = tuple(Arrival(i // 8 * 6.0, 500 + 53 * (i % 60)) for i in range(400))
     ups = (((0.0, 900.0), (1500.0, 9000.0)), ((300.0, 8000.0),), ((0.0, 200.0), (4000.0, 4300.0)))
-    return Collection((("conv", steady), ("code", bursts)), tuple(Market(f"z{i}", u, 9000.0) for i, u in enumerate(ups)))
+    markets = tuple(Market(f"z{i}", u, 9000.0) for i, u in enumerate(ups))
+    return Collection((("conv", steady), ("code", bursts)), markets)
 
 
 # The world ------------------------------------------------------------------------------------------
@@ -102,7 +106,8 @@ def test_a_first_call_waits_for_a_start_and_the_next_finds_it_warm() -> None:
             began = asyncio.get_running_loop().time()
             cold_s, compute_s = await provider.serve(ask)
             took.append(asyncio.get_running_loop().time() - began)
-            assert compute_s == pytest.approx(1.01) and cold_s == pytest.approx(10.0 if not ask.number else 0.0)
+            assert compute_s == pytest.approx(1.01)
+            assert cold_s == pytest.approx(0.0 if ask.number else 10.0)
 
     invoice = on(PLAIN, scene).invoice
     assert took == pytest.approx([11.21, 1.21], abs=0.01)
@@ -220,10 +225,12 @@ def test_a_free_quota_is_counted_and_ends() -> None:
 
 
 @given(
-    gaps=st.lists(st.floats(0.0, 45.0), min_size=1, max_size=12), patience=st.lists(st.floats(0.1, 30.0), min_size=12, max_size=12),
-    ends=st.floats(5.0, 120.0),
+    gaps=st.lists(st.floats(0.0, 45.0), min_size=1, max_size=12),
+    patience=st.lists(st.floats(0.1, 30.0), min_size=12, max_size=12), ends=st.floats(5.0, 120.0),
 )  # fmt: skip
-def test_no_more_is_invoiced_than_the_workers_were_up(gaps: list[float], patience: list[float], ends: float) -> None:
+def test_no_more_is_invoiced_than_the_workers_were_up(
+    gaps: list[float], patience: list[float], ends: float
+) -> None:
     """Two workers can be up for twice the time at most, and nothing is invoiced after the market's end."""
     spent: list[float] = []
 
@@ -295,12 +302,13 @@ def test_rivals_follow_their_rule(played: dict[str, list[Outcome]]) -> None:
 
 def outcome(name: str, seed: int, cost: float = 1.0, in_time: int = 90, answered: int = 95) -> Outcome:
     nano = round(cost * 1e8)
-    return Outcome(name, seed, "made-up", 100, answered, 100, in_time, 50, 40, nano, nano, 0.1, 0.2, 0.0, 0.0, {}, {})
+    return Outcome(
+        name, seed, "made-up", 100, answered, 100, in_time, 50, 40, nano, nano, 0.1, 0.2, 0.0, 0.0, {}, {}
+    )
 
 
-def met(name: str, costs: list[float], in_time: list[int], answered: list[int] | None = None) -> list[Outcome]:
-    answered = answered or [95] * len(costs)
-    return [outcome(name, s, *v) for s, v in enumerate(zip(costs, in_time, answered, strict=True))]
+def met(name: str, costs: list[float], in_time: list[int]) -> list[Outcome]:
+    return [outcome(name, s, *v) for s, v in enumerate(zip(costs, in_time, strict=True))]
 
 
 def test_a_difference_is_paired() -> None:
@@ -309,9 +317,9 @@ def test_a_difference_is_paired() -> None:
     rival = met("rival", [1.1, 5.1, 9.1, 2.1], [49, 69, 89, 59])
     told = verdicts([*ours, *rival])
     assert [v.money for v in told] == [COST, WORK]
-    differences = dict((m.name, d) for m, d in told[0].differences)
-    assert differences[COST.name].value == pytest.approx(-0.1) and differences[COST.name].clear == -1
-    assert differences[IN_TIME.name].value == pytest.approx(0.01) and differences[IN_TIME.name].clear == 1
+    cost, in_time, _ = (d for _, d in told[0].differences)
+    assert cost.value == pytest.approx(-0.1) and cost.clear == -1
+    assert in_time.value == pytest.approx(0.01) and in_time.clear == 1
     assert told[0].dominates and not told[0].dominated
     back = verdicts([*ours, *rival], ours="rival")[0]
     assert back.dominated and not back.dominates
@@ -323,7 +331,8 @@ def test_one_thing_clearly_better_is_not_dominated_and_noise_is_nothing() -> Non
     assert not any(v.dominated or v.dominates for v in verdicts([*ours, *rival]))
     noisy = met("rival", [1.0, 1.1, 1.0, 1.2], [90, 99, 92, 99])
     assert all(v.dominated for v in verdicts([*ours, *noisy]))  # dearer for sure, and better in nothing sure
-    assert not any(v.dominated or v.dominates for v in verdicts([*ours, *[replace(o, contestant="rival") for o in ours]]))
+    twin = [replace(o, contestant="rival") for o in ours]
+    assert not any(v.dominated or v.dominates for v in verdicts([*ours, *twin]))
 
 
 def test_only_seeds_that_all_have_met_are_compared() -> None:
@@ -411,7 +420,8 @@ def test_the_command_keeps_what_was_played(
 def test_bad_input_is_one_clear_line(
     traces: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert policies.main(["--traces", str(traces), "--out", str(tmp_path / "o"), "--processes", "1", *words]) == 2
+    given = ["--traces", str(traces), "--out", str(tmp_path / "o"), "--processes", "1", *words]
+    assert policies.main(given) == 2
     err = capsys.readouterr().err.strip()
     assert said in err and len(err.splitlines()) == 1
 
