@@ -1,4 +1,4 @@
-"""What the settings say reaches the next route: order, fallback, priorities, targets, budgets, what is off."""
+"""What the settings say reaches the next route: order, fallback, priorities, targets, budgets."""
 
 from __future__ import annotations
 

@@ -195,13 +195,25 @@ def evaluate(
 @app.command(short_help="the production router in a virtual world that fails")
 def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1000,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Requests of one seed.")] = 1000,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100_000, help="A campaign: so many seeds, from --seed on.")
+    ] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Seeds at a time; default: one per core.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """The production router in a virtual world with failures; prints a hash of everything it did."""
-    from accel.cli.inspecting import show_simulation
+    """The production router in a virtual world of seventeen kinds of faults, judged by twelve invariants.
 
-    show_simulation(seed, requests, as_json=json)
+    Prints a hash of everything it did; exit code 1 when an invariant was broken.
+    """
+    from accel.cli import simulating
+
+    if seeds == 1:
+        simulating.show_simulation(seed, requests, as_json=json)
+    else:
+        simulating.show_campaign(seed, seeds, requests, processes, as_json=json)
 
 
 @app.command(short_help="run a loopback cloud in the foreground")

@@ -1,4 +1,4 @@
-"""``accel offers | doctor | explain | evaluate | simulate``. Guarantee: looking changes nothing."""
+"""``accel offers | doctor | explain | evaluate``. Guarantee: looking changes nothing."""
 
 from __future__ import annotations
 
@@ -251,19 +251,3 @@ def show_answerability(name: str, *, as_json: bool) -> None:
     out.print(f'  "nothing relevant" although there was   {found.false_nothing:6.1%}   n={yes}')
     out.print(f"  an answer although there was none       {found.false_answers:6.1%}   n={no}")
     out.print(f"  an expected page among the first 1, 10  {found.hit_at(1):6.1%}, {found.hit_at(10):.1%}")
-
-
-def show_simulation(seed: int, requests: int, *, as_json: bool) -> None:
-    """Run the simulated world and show what came of it."""
-    from dataclasses import asdict
-
-    from accel.simulation import simulate
-
-    found = simulate(seed=seed, requests=requests)
-    if as_json:
-        terminal.print_json({"realm": Realm.SIMULATED.value, **asdict(found)})
-        return
-    out = terminal.console()
-    for name, value in asdict(found).items():
-        out.print(f"  {name:<24} {value}")
-    out.print("realm simulated: nothing was executed; the hash covers every attempt.")

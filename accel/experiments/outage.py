@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -259,20 +260,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--litellm", action="store_true", help="run litellm's Router beside ours")
     parser.add_argument("--mode", choices=["all", *(m.value for m in DEAD)], default="all",
                         help="how the primary is dead")  # fmt: skip
-    parser.add_argument("--warm", type=int, default=Plan("", "", "").warm, metavar="N",
-                        help="requests before the outage; 0 as in failoverbench's S15")  # fmt: skip
+    parser.add_argument("--warm", type=int, nargs="+", default=[Plan("", "", "").warm], metavar="N",
+                        help="requests before it, one run each; 0 as in failoverbench's S15")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for rows and a report; none: only the table")
     parser.add_argument("--env", type=Path, default=Path(".venv-conformance/litellm"),
                         help="where litellm's environment is, or is made")  # fmt: skip
     asked = parser.parse_args(argv)
     bouts: list[Bout] = []
     try:
-        if asked.warm < 0:
-            raise UsageError(f"--warm {asked.warm}: not a number of requests.")
+        if min(asked.warm) < 0:
+            raise UsageError(f"--warm {min(asked.warm)}: not a number of requests.")
         contestants = commands(litellm_python(asked.env.absolute()) if asked.litellm else None)
         now = datetime.now(UTC)
-        for mode in DEAD if asked.mode == "all" else (Mode(asked.mode),):
-            found = asyncio.run(run(mode, contestants, Plan("", "", "", warm=asked.warm)))
+        modes = DEAD if asked.mode == "all" else (Mode(asked.mode),)
+        for mode, warm in itertools.product(modes, asked.warm):
+            found = asyncio.run(run(mode, contestants, Plan("", "", "", warm=warm)))
             sys.stdout.write(outage_report.table(found) + "\n\n")
             sys.stdout.flush()
             bouts += found

@@ -90,10 +90,12 @@ def rows(bout: Bout, env: Provenance) -> list[Row]:
 def markdown(bouts: Sequence[Bout], env: Provenance) -> str:
     """The report: one table per outage, what its columns mean, and how it was made."""
     blocks = ["# An outage of the preferred server"]
-    modes = {b.mode: [x for x in bouts if x.mode is b.mode] for b in bouts}
-    for mode, found in modes.items():
+    outages: dict[tuple[str, int], list[Bout]] = {}
+    for bout in bouts:
+        outages.setdefault((bout.mode.value, bout.plan.warm), []).append(bout)
+    for (mode, warm), found in outages.items():
         lines = [
-            f"## {mode.value}", "", _what(found[0]), "",
+            f"## {mode}, {'warm' if warm else 'cold'}", "", _what(found[0]), "",
             "| contestant | wire attempts | median | p95 | × fallback | answered | back after |",
             "|---|---:|---:|---:|---:|---:|---:|",
         ]  # fmt: skip

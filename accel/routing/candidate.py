@@ -32,8 +32,8 @@ class Candidate:
     """A fit offer.
 
     total_s: expected seconds in all. on_time: P(in time) of what succeeds. place: in the person's own order.
-    funds: what may be spent there. quota_price: dollars per second of free quota. gratis: it takes no money,
-    and no quota that has a price. terms and score: dollars. key: what it is ordered by.
+    funds: what may be spent there. quota_price: dollars per second of free quota. gratis: it takes no money
+    and no quota that has a price, and is sound. terms and score: dollars. key: what it is ordered by.
     """
 
     offer: Offer

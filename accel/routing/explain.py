@@ -105,6 +105,9 @@ def _loses(task: Task, c: Candidate, first: Candidate, fallback: Sequence[str]) 
         warm_s = span(c.total_s - c.expected.timing.cold_s)
         missed = f"cold, it would miss the deadline of {span(task.within_s or 0.0)}"
         return f"last resort: {missed}, which it meets warm ({warm_s}); {told}"
+    if first.lateness is Lateness.COLD and c.lateness is Lateness.LATE:
+        missed = f"it would most likely miss the deadline of {span(task.within_s or 0.0)}"
+        return f"{missed}, and {name} starts up meanwhile; {told}"
     if c.place > first.place:
         return f"fallback: {name} was asked for; {told}"
     if c.lateness is Lateness.LATE and first.lateness < Lateness.LATE:
@@ -116,7 +119,9 @@ def _loses(task: Task, c: Candidate, first: Candidate, fallback: Sequence[str]) 
     if first.gratis and not c.gratis:
         if c.offer.billing is Billing.SECONDS:
             return f"paid, and {name} is free; {told}"
-        return f"its free hours are kept for batch work, and {name} takes none; {told}"
+        if c.quota_price:
+            return f"its free hours are kept for batch work, and {name} takes none; {told}"
+        return f"free, but {c.expected.success:.0%} of its calls succeed, and {name} is sound; {told}"
     word = _TERMS[_deciding(c, first)][1]
     return f"{word}: score ${c.score:.6f} against ${first.score:.6f}; {told}"
 

@@ -87,10 +87,8 @@ def lateness(
         return Lateness.ON_TARGET if wish else Lateness.IN_TIME
     if offer.provider == LOCAL:
         return Lateness.LATE
-    cold_s = expected.timing.cold_s
-    if cold_s > 0 and in_time(total_s - cold_s, expected.spread, task.within_s) >= SURE:
-        return Lateness.COLD
-    return None
+    warm_s = total_s - expected.timing.cold_s
+    return Lateness.COLD if in_time(warm_s, expected.spread, task.within_s) >= SURE else None
 
 
 def sure(task: Task, scored: Scored, *, warm: bool = False) -> bool:

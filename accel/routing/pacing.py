@@ -27,10 +27,10 @@ def lead(window: Window) -> float:
     """How far use is ahead of time, as a share of what would be left: 0 when it is not, 1 when all is used.
 
     (used − elapsed) / (1 − elapsed): rises with what is used, falls as time passes. Shares that cannot be
-    (a clock that jumped) count as the nearest that can.
+    (a clock that jumped) count as the nearest that can, and what is no number as used up, or not begun.
     """
-    used = window.used if math.isfinite(window.used) else 1.0
-    elapsed = min(1.0, max(0.0, window.elapsed)) if math.isfinite(window.elapsed) else 0.0
+    used = 1.0 if math.isnan(window.used) else window.used
+    elapsed = min(1.0, max(0.0, window.elapsed))  # max(0.0, NaN) is 0.0
     if used <= elapsed:
         return 0.0
     return 1.0 if used >= 1.0 else (used - elapsed) / (1.0 - elapsed)

@@ -10,7 +10,7 @@ import httpx
 
 from accel.experiments.outage_contestant import Ask, Plan, compete
 
-TRY_S = 0.1
+TRY_S = 1.0
 
 
 @contextlib.asynccontextmanager

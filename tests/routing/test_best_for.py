@@ -52,6 +52,7 @@ ALL = (
         ("runpod", work(Stage.RERANK, size=Size(100, tokens=30_000)), work(Stage.RERANK)),
         ("runpod", work(Stage.SEARCH, size=Size(1, read_bytes=8 << 30)), work(Stage.SEARCH)),
         ("runpod", work(Stage.EMBED, size=Size(10**5, tokens=20 * MILLION)), work(Stage.EMBED)),
+        ("runpod", work(Stage.RERANK, Lane.BATCH), work(Stage.TRAIN, size=Size(10**5, tokens=20 * MILLION))),
         ("vast", work(Stage.EMBED, Lane.BATCH), work(Stage.EMBED)),
         ("vast", work(Stage.TRAIN), work(Stage.ANSWER)),
         ("modal", work(Stage.EMBED), work(Stage.EMBED, Lane.BATCH)),
@@ -115,6 +116,13 @@ def test_embedding_goes_to_the_fastest_feasible_gpu() -> None:
     assert first(fp32, *ALL) == "RTX 4090"
 
 
+def test_no_cpu_is_a_favourite_gpu() -> None:
+    """Here is the fastest place for one text, and still the fastest GPU is the other one."""
+    route = rank(task(), [offer("local"), priced("x", "T4", "0.35")], State(), 0.5)
+    assert order(route) == ["local", "x"]
+    assert ["best_for" in dict(s.terms) for s in route.ranked] == [False, True]
+
+
 def test_of_two_embedders_about_as_dear_the_faster_one_is_taken() -> None:
     """By the prior alone: the slower one costs 3 % less in all."""
     corpus = work(Stage.EMBED, Lane.BATCH, size=Size(10**5, tokens=100 * MILLION))
@@ -159,6 +167,7 @@ def test_rerank_batches_go_to_an_a100_class_gpu_where_there_is_one() -> None:
     # a handful of pairs is no batch
     few = work(Stage.RERANK, size=Size(10, tokens=2560))
     assert first(few, cheap, a100) == "RTX 4090"
+    assert all("best_for" not in dict(s.terms) for s in rank(few, [cheap, a100], State(), 0.5).ranked)
 
 
 def test_a_large_gpu_for_complex_or_large_work_and_a_t4_for_simple() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from accel.core.funds import Window
@@ -41,6 +41,9 @@ def test_time_that_passes_never_makes_it_dearer(
 
 
 @given(used=ANY, elapsed=ANY, price=PRICES, lane=LANES)
+@example(used=math.nan, elapsed=0.5, price=0.001, lane=Lane.LIVE)
+@example(used=0.5, elapsed=math.nan, price=0.001, lane=Lane.LIVE)
+@example(used=math.inf, elapsed=math.inf, price=0.001, lane=Lane.LIVE)
 def test_no_clock_and_no_share_gives_a_price_that_cannot_be(
     used: float, elapsed: float, price: float, lane: Lane
 ) -> None:
@@ -62,6 +65,12 @@ def test_what_is_used_up_costs_the_most() -> None:
     # a limit that is just reached as its window ends was paced well
     assert budget_price(Window("w", 1.0, 1.0)) == 0.0
     assert budget_price(Window("w", 1.1, 1.0)) == MOST_LAMBDA
+
+
+def test_what_cannot_be_counts_as_the_nearest_that_can() -> None:
+    assert lead(Window("w", math.nan, 0.5)) == lead(Window("w", math.inf, 0.5)) == 1.0
+    assert lead(Window("w", -math.inf, 0.5)) == lead(Window("w", 0.5, math.inf)) == 0.0
+    assert lead(Window("w", 0.5, math.nan)) == lead(Window("w", 0.5, -3.0)) == 0.5
 
 
 def test_live_work_pays_the_whole_price_from_a_tenth_of_what_was_left_on() -> None:

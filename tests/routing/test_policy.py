@@ -14,7 +14,7 @@ from routed import ANSWERS, DRAWS, NAMES, OFFERS, STATES, TASKS, free_hours, off
 from accel.core.attempt import Refusal, Route, Scored, Timing
 from accel.core.funds import Funds, Window
 from accel.core.money import NANO, NanoUSD, Rate, dollars
-from accel.core.offer import Billing, Offer, Realm, Unfit
+from accel.core.offer import CPU, Billing, Offer, Realm, Unfit
 from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task
 from accel.ledger import Ledger
 from accel.ledger.database import dump
@@ -138,7 +138,8 @@ def test_target_then_deadline_then_free_then_score(
     classes = ["on target", "in time", "late", "cold"]
 
     def key(s: Scored) -> tuple[int, bool, float]:
-        free = s.offer.billing is not Billing.SECONDS and "quota" not in dict(s.terms)
+        sound = s.estimate.success >= 0.8
+        free = sound and s.offer.billing is not Billing.SECONDS and "quota" not in dict(s.terms)
         return classes.index(lateness(task, state, s.offer)), not free, s.score
 
     keys = [key(s) for s in rank(task, answers, state, draw).ranked]
@@ -181,6 +182,7 @@ odd = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, 0.0, 1.0, 2.0, 1e308
                   *(st.none() | st.builds(Window, st.just("w"), odd, odd),) * 2), max_size=5),
 )  # fmt: skip
 @example(task(), 0.0, 1.0, [ENDLESS], [], [])
+@example(task(within_s=1.0), 0.0, 1.0, [offer("vast")], [Standing("vast", queue_s=math.nan)], [])
 def test_nothing_odd_makes_it_fail(
     task: Task, draw: float, value: float, answers: list[Offer], standings: list[Standing],
     funds: list[Funds],
@@ -226,9 +228,8 @@ def test_the_persons_own_order_comes_before_free_and_cheap() -> None:
 
 def test_a_name_twice_in_the_order_counts_where_it_is_first() -> None:
     offers = [offer("local"), offer("vast", nano=1), offer("modal", nano=10**9)]
-    assert order(rank(task(), offers, State(order=("modal", "modal", "vast")), 0.5)) == [
-        "modal", "vast", "local",
-    ]  # fmt: skip
+    for twice in (("modal", "modal", "vast"), ("modal", "vast", "modal"), ("modal", "vast", "vast")):
+        assert order(rank(task(), offers, State(order=twice), 0.5)) == ["modal", "vast", "local"]
 
 
 def test_what_meets_the_target_comes_before_what_only_meets_the_deadline() -> None:
@@ -293,6 +294,11 @@ def test_failures_are_priced_not_filtered() -> None:
     assert order(route) == ["modal", "vast"]
     expected = estimate(task(), shaky, state.standings[0])
     assert dict(route.ranked[1].terms)["risk"] == pytest.approx(0.05 * (1 - chance(expected, 9.0)))
+    # what is in time 19 times of 20, and then fails every second time, is a risk of both
+    tight = rank(task(within_s=0.12), [shaky], state, 0.0).ranked[0]
+    on_time = in_time(expected.timing.total_s, expected.spread, 0.12)
+    assert 0.95 < on_time < 0.99
+    assert dict(tight.terms)["risk"] == pytest.approx(0.05 * (1 - 0.5 * on_time))
     # without a deadline an answer that never comes costs the same
     free = dict(rank(task(), [shaky], state, 0.0).ranked[0].terms)
     assert free["risk"] == pytest.approx(0.025)
@@ -300,6 +306,20 @@ def test_failures_are_priced_not_filtered() -> None:
     assert order(rank(task(within_s=9.0), [shaky, sound], replace(state, value_of_deadline=0.0), 0.0)) == [
         "vast", "modal",
     ]  # fmt: skip
+
+
+def test_free_comes_first_among_the_sound() -> None:
+    """A free machine that fails every second call costs the deadline of every second request."""
+    offers = [offer("local"), priced("vast", "T4", "0.35")]
+    for success, expected in ((0.8, ["local", "vast"]), (0.79, ["vast", "local"])):
+        state = State(standings=(Standing("local", success=success),))
+        assert order(rank(task(within_s=9.0), offers, state, 0.0)) == expected
+    # whom a failure costs nothing is served for nothing
+    careless = replace(state, value_of_deadline=0.0)
+    assert order(rank(task(within_s=9.0), offers, careless, 0.0)) == ["local", "vast"]
+    # and where all that is sound has no room, it still serves
+    broke = replace(state, funds=(Funds("vast", NanoUSD(0)),))
+    assert order(rank(task(within_s=9.0), offers, broke, 0.0)) == ["local"]
 
 
 def test_a_queue_of_our_own_calls_is_waited_for() -> None:
@@ -420,6 +440,18 @@ def test_free_hours_are_paced_over_their_window(window: Window | None, lane: Lan
         assert order(rank(work, [quota], state, 0.0)) == ["colab"]
 
 
+def test_free_hours_are_worth_the_cheapest_gpu_that_is_paid_for() -> None:
+    """Neither the dearest, nor a machine without a GPU, nor a price that cannot be."""
+    state = State(funds=(Funds("colab", quota=Window("q", 1.0, 0.5)),), value_of_hour=0.0)
+    odd = [offer("x", nano=1, gpu=CPU), offer("y", nano=10**400), offer("z", billing=Billing.SECONDS)]
+    rates = [priced("vast", "A100", "1.19"), priced("runpod", "RTX 4090", "0.34"), *odd]
+    for offers, dollars_per_hour in ((rates, 0.34), (odd, 0.16)):
+        route = rank(task(), [free_hours("colab"), *offers], state, 0.0)
+        quota = next(s for s in route.ranked if s.offer.provider == "colab")
+        seconds = quota.estimate.timing.total_s * math.exp(0.125)
+        assert dict(quota.terms)["quota"] == pytest.approx(dollars_per_hour / 3600 * seconds)
+
+
 def test_a_week_of_live_work_leaves_the_hours_that_batch_work_needs() -> None:
     """Live work could use three times the free hours: it keeps to uniform progress."""
     quota, paid = free_hours("colab"), priced("vast", "RTX 4090", "0.34")
@@ -458,6 +490,7 @@ FREE_HOURS = {"billing": Billing.QUOTA}
         ({}, need(only=frozenset({"nobody"})), State(), "asked for"),
         ({"billing": Billing.SECONDS}, {}, State(), "it says its price is zero"),
         ({"wait_s": 1e308, "cold_s": 1e308}, {}, State(), "beyond all reckoning"),
+        ({"rate": ENDLESS.rate, "cold_s": 1e300, "billing": Billing.SECONDS}, {}, State(), "beyond all"),
         ({"wait_s": 9.0}, {"within_s": 1.0}, State(), "9.0 s expected, the deadline is 1.0 s"),
         ({}, {}, State(failed=(Refusal("kaggle", "it broke"),)), "it failed this task: it broke"),
         ({}, {}, State(standings=(Standing("kaggle", "its breaker opened once", 25.0),)),
@@ -473,6 +506,22 @@ def test_a_refusal_says_why(
     assert words in refused.reason
     assert words in route.why
     assert route.why.startswith("no offer")
+
+
+def test_even_no_work_at_all_needs_some_quota_or_some_money() -> None:
+    nothing = task(size=Size(0))
+    for bare in (
+        offer("kaggle", quota_left_s=0.0, billing=Billing.QUOTA),
+        replace(priced("kaggle", "T4", "1"), round_trip_s=0.0),
+    ):
+        funds = State(funds=(Funds("kaggle", NanoUSD(0)),))
+        assert estimate(nothing, bare).timing.total_s == estimate(nothing, bare).cost.amount == 0
+        assert rank(nothing, [bare], funds, 0.0).ranked == ()
+
+
+def test_waiting_for_a_machine_takes_no_quota() -> None:
+    waits = offer("kaggle", quota_left_s=10.0, billing=Billing.QUOTA, wait_s=3600.0)
+    assert order(rank(task(), [waits], State(), 0.0)) == ["kaggle"]
 
 
 def test_a_refusal_says_when_it_may_end() -> None:
@@ -523,6 +572,12 @@ def test_asked_for_first_and_unfit_is_refused_with_its_reason_and_the_next_one_s
     assert "live lane" in route.refused[0].reason
 
 
+def test_a_score_that_no_number_holds_is_a_refusal() -> None:
+    route = rank(task(), [offer("kaggle", wait_s=1e9), offer("local")], State(value_of_hour=1e308), 0.0)
+    assert order(route) == ["local"]
+    assert [(r.provider, "reckoning" in r.reason) for r in route.refused] == [("kaggle", True)]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
 def test_a_state_that_cannot_be_is_refused_by_name(bad: float) -> None:
     with pytest.raises(ValueError, match="value of an hour"):
@@ -542,3 +597,14 @@ def test_a_complex_question_is_waited_for_three_times() -> None:
     )
     assert hard["time"] == pytest.approx(3 * simple["time"])
     assert hard["money"] == simple["money"]
+
+
+def test_where_this_machine_has_no_even_chance_the_cold_go_first_and_start() -> None:
+    """The request is as good as lost; those behind it find a worker that runs, and a shorter queue."""
+    cold = [priced("modal", "T4", "0.35", cold_s=9.0), free_hours("colab", cold_s=9.0)]
+    wanted = task(within_s=1.0)
+    for wait_s, expected in ((0.8, ["local", "colab", "modal"]), (3.0, ["colab", "modal", "local"])):
+        assert order(rank(wanted, [offer("local", wait_s=wait_s), *cold], State(), 0.0)) == expected
+    warm = priced("vast", "T4", "9.0")
+    found = order(rank(wanted, [offer("local", wait_s=3.0), *cold, warm], State(), 0.0))
+    assert found == ["vast", "local", "colab", "modal"]
