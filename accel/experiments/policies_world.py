@@ -3,8 +3,8 @@
 An episode is drawn whole from its seed before anything runs: requests and spot markets from the traces
 (``traces``), how far each place is from its data sheet. What one call meets follows from (seed, request,
 place, which try of this request there), never from the order of calls, so that policies share their luck and
-may be compared pair by pair. Nothing is executed; everything is of realm ``simulated``. Every assumption is a field
-of ``Place``, of ``Draw`` or a constant here, and is told in the README beside the results.
+may be compared pair by pair. Nothing is executed; everything is of realm ``simulated``. Every assumption is
+a field of ``Place``, of ``Draw`` or a constant here, and is told in the README beside the results.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from accel.core.row import Provenance
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
 from accel.experiments import policies, policies_compare
-from accel.experiments.policies_compare import COST, IN_TIME, WORK, by_contestant, mean, table, verdicts
+from accel.experiments.policies_compare import COST, WORK, by_contestant, mean, table, verdicts
 from accel.experiments.policies_contestants import ATTEMPTS, CONTESTANTS, OURS, Outcome
 from accel.experiments.policies_places import PATIENCE_S, TraceProvider
 from accel.experiments.policies_plot import plot_policies

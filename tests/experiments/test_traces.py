@@ -140,7 +140,7 @@ def test_more_than_the_traces_hold_is_told() -> None:
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason="the traces are not beside this project")
 def test_the_published_traces_are_read_the_right_way_round() -> None:
-    """Inverted copies exist: a V100 was to be had nine days in ten in us-west-2b, one in six in us-east-1a."""
+    """Inverted copies exist: a V100 was to be had nine days in ten in us-west-2b, one in 6 in us-east-1a."""
     found = Collection.read(TRACES)
     assert [(name, len(all_)) for name, all_ in found.arrivals] == [("conv", 19366), ("code", 8819)]
     share = {m.zone: m.share for m in found.markets}
