@@ -1,4 +1,4 @@
-"""Accounts by period. Guarantee: every limit that applies to a provider has its account before it is drawn on.
+"""Accounts by period. Guarantee: every limit that applies to a provider has an account before it is used.
 
 The accounts are shared by all processes; which limits apply is this process's own. See ``budgets``.
 """
@@ -18,7 +18,7 @@ Known = Mapping[tuple[str, str], Account]  # by provider and period
 
 
 class Periods:
-    """The accounts that one process's limits need, on one ledger. caps: their keys by provider, "" for all."""
+    """The accounts that one process's limits need, on one ledger. caps: keys by provider, "" for all."""
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self._ledger, self._limits = ledger, limits
