@@ -31,7 +31,7 @@ from accel.core.errors import (
 )
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.routing.cascade import MAX_ATTEMPTS
-from accel.routing.health import GENEROUS_S
+from accel.routing.health import FIRST_S
 from accel.routing.turns import LONGEST_ASKED_S, LONGEST_PAUSE_S
 from accel.simulation import run_virtual
 
@@ -253,7 +253,7 @@ def test_the_deadline_spans_the_whole_cascade() -> None:
 def test_without_a_deadline_a_hang_still_ends_and_this_machine_takes_as_long_as_it_needs() -> None:
     ran = play(["a", "local"], {"a": [("hang", 0, None)], "local": [("ok", 5000.0, None)]})
     assert ran.output == "from local"
-    assert ran.calls == [("a", 0.0), ("local", pytest.approx(GENEROUS_S))]
+    assert ran.calls == [("a", 0.0), ("local", pytest.approx(FIRST_S))]
 
 
 def test_a_provider_that_is_known_is_given_up_after_what_it_may_well_take() -> None:
@@ -302,7 +302,7 @@ def test_the_bound_is_on_the_books_before_the_call() -> None:
         await scene.ask(["local"], task())
         return [bound for _, bound in scene.books.opened.values()]
 
-    assert run_virtual(main()) == [pytest.approx(5.0), GENEROUS_S, None]
+    assert run_virtual(main()) == [pytest.approx(5.0), FIRST_S, None]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from accel.core.errors import (
 from accel.core.money import Cost
 from accel.core.offer import Realm
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
-from accel.routing.health import DISABLED_S, GENEROUS_S, Health
+from accel.routing.health import DISABLED_S, FIRST_S, GENEROUS_S, Health
 from accel.routing.limiter import INITIAL
 from accel.routing.throttle import TOKENS
 from accel.routing.track import KEPT, LEAST_SPREAD, PRIOR_SPREAD, REJECTED_S, TOO_LARGE_S
@@ -386,13 +386,17 @@ def test_the_queue_is_told() -> None:
 # How long a try may take --------------------------------------------------------------------------
 
 
-def test_without_a_deadline_and_without_measurements_only_this_machine_may_take_for_ever() -> None:
+def test_where_nothing_is_measured_patience_begins_short_and_grows_to_a_minute() -> None:
+    """A server that hangs from the start must not cost every caller a minute."""
     h = health()
-    assert h.patience_s(scored("a"), task()) == GENEROUS_S
-    assert h.patience_s(scored("a", 100.0), task()) == 1000.0
-    assert h.patience_s(scored("a"), task(within_s=5)) is None
-    for asked in (task(), task(within_s=5)):
+    for asked in (task(), task(within_s=500.0)):
+        assert h.patience_s(scored("a"), asked) == FIRST_S
+        assert h.patience_s(scored("a", 100.0), asked) == 1000.0
+        assert h.patience_s(scored("a", cold_s=30.0), asked) == pytest.approx(300.0, rel=0.02)
         assert h.patience_s(scored("local"), asked) is None
+    for n in range(1, 5):
+        fail(h, TimedOut("slow", provider="a"), n * 1000.0)
+        assert h.patience_s(scored("a"), task()) == min(FIRST_S * 2**n, GENEROUS_S)
 
 
 def test_patience_is_twice_the_median_or_the_far_tail_and_a_cold_start_comes_on_top() -> None:
