@@ -134,8 +134,11 @@ class Result(Generic[T]):
 
     @property
     def timing(self) -> Timing:
-        """Seconds over all attempts, failed ones included: that is what the caller waited."""
-        a = self.attempts
+        """Seconds over all attempts, failed ones included: that is what the caller waited.
+
+        A hedge ran beside another attempt, and is not waited for once more.
+        """
+        a = [x for x in self.attempts if not x.hedge]
         return Timing(
             sum(x.timing.wait_s for x in a),
             sum(x.timing.cold_s for x in a),

@@ -36,7 +36,7 @@ class Entry:
     ended: list[Attempt] = field(default_factory=list)
     reserved: dict[str, Offer] = field(default_factory=dict)
     request: Request | None = None
-    tries: int = 0
+    tried: set[str] = field(default_factory=set)  # ids of all tries that were sent
     spent: int = 0  # nano-dollars, over all tries
 
 
@@ -119,7 +119,7 @@ class Books:
     def close(self, attempt: Attempt) -> None:
         """Note how a try ended. A failed one that held money gives it back at once."""
         self._entry.ended.append(attempt)
-        self._entry.tries += 1
+        self._entry.tried.add(attempt.id)
         self._entry.spent += attempt.cost.amount
         if attempt.id in self._entry.reserved and attempt.error:
             self._journal.write(self._entry)

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from accel.cache import ExactCache, items
-from accel.core.attempt import Outcome, Result, Route, Scored, Timing
-from accel.core.errors import ProviderError
+from accel.core.attempt import Attempt, Outcome, Result, Route, Scored, Timing
+from accel.core.errors import EveryAttemptFailed, ProviderError
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.offer import Billing, Offer, Unfit
 from accel.core.runtime import Runtime
@@ -56,6 +56,9 @@ class LiveRunner:
         except asyncio.CancelledError:
             outcome = Outcome.CANCELLED
             raise
+        except EveryAttemptFailed as failure:
+            self._note(entry, failure.attempts)
+            raise
         finally:
             entry.request = self._end(task, entry, outcome, result, clock() - began)
             self._journal.write(entry)
@@ -81,9 +84,7 @@ class LiveRunner:
             part, route, lambda scored: self._call(missing, scored), self._journal.of(entry), self._health,
             self._runtime,
         )  # fmt: skip
-        if any(a.outcome is Outcome.FAILED for a in attempts):
-            for attempt in attempts:
-                self._board.doubt(attempt.provider)
+        self._note(entry, attempts)
         fresh = items.split(task, output, wanted)
         if self._cache:
             await self._runtime.offload(self._cache.put_many, fresh)
@@ -91,6 +92,14 @@ class LiveRunner:
             items.merge(task, keys, found | fresh), route, attempts, hits=len(keys) - len(misses),
             items=len(keys), decision_id=decision,
         )  # fmt: skip
+
+    def _note(self, entry: Entry, attempts: Sequence[Attempt]) -> None:
+        """Book what was never sent, too (no room in a budget, no free place); who failed is asked again."""
+        for attempt in attempts:
+            if attempt.id not in entry.tried:
+                entry.ended.append(attempt)
+            if attempt.outcome is Outcome.FAILED:
+                self._board.doubt(attempt.provider)
 
     async def _route_in_time(self, task: Task, entry: Entry, ends: float | None) -> tuple[Route, str]:
         """A route with an offer in it: while there is none, and one is said to come back in time, wait."""
@@ -170,6 +179,6 @@ class LiveRunner:
         return Request(
             f"{task.id}/{self._runtime.new_id()}", entry.parent, task.spec.stage.value,
             task.complexity.value, outcome.value, result.where if result else "", max(0.0, seconds),
-            result.items if result else task.size.items, result.hits if result else 0, entry.tries, cost,
+            result.items if result else task.size.items, result.hits if result else 0, len(entry.tried), cost,
             NanoUSD(avoided),
         )  # fmt: skip

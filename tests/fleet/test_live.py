@@ -151,6 +151,8 @@ def test_what_a_limit_refuses_is_never_sent() -> None:
         assert [(a.provider, a.error) for a in result.attempts] == [("cloud", "OverBudget"), ("local", "")]
         assert not hasattr(stage.cloud, "held")
         assert stage.spent() == 0
+        assert stage.ledger.rows("SELECT provider, outcome FROM attempt") == [("cloud", "failed"), ("local", "ok")]
+        assert stage.ledger.rows("SELECT attempts FROM request") == [(1,)]  # one was sent
 
     play(scene, Limits({("", Period.DAY): NanoUSD(2 * NANO // 1000)}, {}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,17 @@ def lateness(task: Task, state: State, o: Offer) -> str:
         return "late"
     warm = in_time(total_s - expected.timing.cold_s, expected.spread, task.within_s)
     return "cold" if expected.timing.cold_s > 0 and warm >= 0.95 else "too late"
+
+
+def classes(task: Task, state: State, ranked: Sequence[Scored]) -> list[int]:
+    """What comes before score and freedom, for each of ``ranked``: the cold are last, but before this machine
+    where nobody is in time and it has no even chance."""
+    found = [lateness(task, state, s.offer) for s in ranked]
+    best = ["on target", "in time", "late", "cold"]
+    chances = [chance(s.estimate, task.within_s) for s, f in zip(ranked, found, strict=True) if f == "late"]
+    if not {"on target", "in time"} & set(found) and max(chances, default=0.0) < 0.5:
+        best = ["cold", "late"]
+    return [best.index(f) for f in found]
 
 
 def allowed(task: Task, state: State, o: Offer) -> bool:
@@ -135,14 +147,14 @@ def test_target_then_deadline_then_free_then_score(
 ) -> None:
     if task.spec.stage is Stage.ANSWER:
         task = replace(task, spec=Spec(Stage.EMBED))
-    classes = ["on target", "in time", "late", "cold"]
+    ranked = rank(task, answers, state, draw).ranked
 
-    def key(s: Scored) -> tuple[int, bool, float]:
+    def key(s: Scored) -> tuple[bool, float]:
         sound = s.estimate.success >= 0.8
         free = sound and s.offer.billing is not Billing.SECONDS and "quota" not in dict(s.terms)
-        return classes.index(lateness(task, state, s.offer)), not free, s.score
+        return not free, s.score
 
-    keys = [key(s) for s in rank(task, answers, state, draw).ranked]
+    keys = list(zip(classes(task, state, ranked), map(key, ranked), strict=True))
     assert keys == sorted(keys)
 
 
@@ -151,7 +163,9 @@ def test_the_persons_order_holds_for_all_but_the_cold(
     task: Task, answers: list[Offer | Unfit], state: State, draw: float
 ) -> None:
     ranked = rank(task, answers, state, draw).ranked
-    cold = [lateness(task, state, s.offer) == "cold" for s in ranked]
+    found = classes(task, state, ranked)
+    # "cold" is the fourth class where it comes last, and the first where it comes before this machine
+    cold = [c == 3 for c in found]
     assert cold == sorted(cold)
     asked = [state.order.index(s.offer.provider) if s.offer.provider in state.order else 9
              for s, c in zip(ranked, cold, strict=True) if not c]  # fmt: skip
