@@ -12,6 +12,7 @@ idle time): live replicas do not exist yet; what is checked are the leases of jo
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ LATE_S = 1.0
 ASK_AGAIN_S = 360.0
 # standard deviations from the median to the 95th percentile, and a little
 SURE = 1.65
+# share of its calls that must succeed before free goes first
+SOUND = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +115,15 @@ def nothing_is_lost(case: Case) -> Iterator[str]:
 def asked_again(case: Case) -> Iterator[str]:
     """7. Whoever a router refuses for its breaker was called within the last 360 s (30 s × n up to 300 s,
     ± 20 %): no breaker stays open for longer without a probe."""
-    ended: dict[tuple[int, str, str, str], list[float]] = defaultdict(list)
+    asked: dict[tuple[int, str, str, str], list[float]] = defaultdict(list)
     for call in case.evidence.calls:
-        ended[call.engine, call.provider, call.stage, call.model].append(min(call.ended, case.ended_s))
-    for times in ended.values():
+        asked[call.engine, call.provider, call.stage, call.model] += [call.began, call.ended]
+    for times in asked.values():
         times.sort()
     for at, line in case.evidence.blocked:
-        before = [t for t in ended.get(line, ()) if t <= at]
-        began = case.evidence.lives[line[0]]
-        last = max(before[-1] if before else began, began)
+        times = asked[line]
+        place = bisect.bisect_right(times, at)
+        last = max(times[place - 1] if place else 0.0, case.evidence.lives[line[0]])
         if at - last > ASK_AGAIN_S + LATE_S:
             told = f"at {at:.0f} s, {at - last:.0f} s after its last call"
             yield f"{line[1]} was refused for its breaker {told}"
@@ -180,7 +183,7 @@ def nothing_leaks(case: Case) -> Iterator[str]:
 
 def free_first(case: Case) -> Iterator[str]:
     """12. Where the first choice costs money, no free offer of the same route is as good: it would be late,
-    or its quota is kept for later at a price that the route says."""
+    too many of its calls fail, or its quota is kept for later at a price that the route says."""
     for end in case.evidence.ends:
         if words := _passed_over(end):
             yield f"{end.task_id}: {words}"
@@ -196,6 +199,8 @@ def _passed_over(end: End) -> str:
         if other.offer.billing is Billing.SECONDS or dict(other.terms).get("quota", 0.0) > 0:
             continue
         expected = other.estimate
+        if expected.success < SOUND:
+            continue
         sure_s = expected.timing.total_s * math.exp(SURE * expected.spread)
         if sure_s < 0.99 * end.within_s and expected.timing.total_s <= (end.target_s or math.inf):
             return f"{first.offer.provider} is paid, and {other.offer.provider} is free and in time"
