@@ -119,7 +119,7 @@ class LiveRunner:
         try:
             output, _ = await cascade(
                 task, Route(task.id, (cold,)), lambda scored: self._call(request, scored),
-                self._journal.of(entry), self._health, self._runtime,
+                self._journal.of(entry), self._health, self._runtime, most=1,
             )  # fmt: skip
             if self._cache:
                 await self._runtime.offload(self._cache.put_many, items.split(task, output, keys))

@@ -35,16 +35,16 @@ LEAST_SLEEP_S = 1e-3  # while a recovery is waited for
 
 async def cascade(
     task: Task, route: Route, run: Callable[[Scored], Awaitable[Tried[T]]], books: Books, health: Health,
-    runtime: Runtime,
+    runtime: Runtime, *, most: int = MAX_ATTEMPTS,
 ) -> tuple[T, tuple[Attempt, ...]]:  # fmt: skip
     """Try the offers of ``route`` until one gives an output; all attempts come with it, in order of end.
 
-    run: one try; raises ProviderError, must validate its own output, and must end soon when it is cancelled.
+    most: tries that may be sent. run: one try; raises ProviderError, must validate its own output, and must end soon when it is cancelled.
     Raises EveryAttemptFailed; UsageError and cancellation pass through, after their attempt was closed.
     """
     health.throttle.begin(live=task.lane is Lane.LIVE)
     try:
-        request = _Request(task, route, run, Tries(task, books, health, runtime), health, runtime)
+        request = _Request(task, route, run, Tries(task, books, health, runtime), health, runtime, most)
         return await request.answer()
     finally:
         health.throttle.end()
@@ -55,8 +55,9 @@ class _Request(Generic[T]):
 
     def __init__(
         self, task: Task, route: Route, run: Callable[[Scored], Awaitable[Tried[T]]], tries: Tries,
-        health: Health, runtime: Runtime,
+        health: Health, runtime: Runtime, most: int,
     ) -> None:  # fmt: skip
+        self._most = most
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._began = self._clock()
         self._ends = None if task.within_s is None else self._began + task.within_s
@@ -69,10 +70,10 @@ class _Request(Generic[T]):
 
     async def answer(self) -> tuple[T, tuple[Attempt, ...]]:
         tries, turns = self._tries, self._turns
-        while tries.sent < MAX_ATTEMPTS and (self._ends is None or self._clock() < self._ends):
+        while tries.sent < self._most and (self._ends is None or self._clock() < self._ends):
             if not turns.waiting and not await self._recovery():
                 break
-            one = await self._dispatch(turns.take(last=tries.sent == MAX_ATTEMPTS - 1))
+            one = await self._dispatch(turns.take(last=tries.sent == self._most - 1))
             if one is None:
                 continue
             after_s = self._hedge_after_s(one)
@@ -135,7 +136,7 @@ class _Request(Generic[T]):
         if self._ends is None:
             return None
         return self._turns.share_s(
-            scored, self._ends - now, self._ends - self._began, MAX_ATTEMPTS - self._tries.sent - 1,
+            scored, self._ends - now, self._ends - self._began, self._most - self._tries.sent - 1,
             known=self._health.known(scored, self._task),
         )  # fmt: skip
 
@@ -181,7 +182,7 @@ class _Request(Generic[T]):
 
     def _hedge_after_s(self, one: Try) -> float | None:
         """Seconds after which ``one`` is joined by a hedge; None where none can be."""
-        if self._hedged or self._tries.sent >= MAX_ATTEMPTS or not self._health.throttle.can_hedge:
+        if self._hedged or self._tries.sent >= self._most or not self._health.throttle.can_hedge:
             return None
         if all(s.offer.provider == one.scored.offer.provider for s in self._turns.waiting):
             return None
@@ -244,7 +245,7 @@ class _Request(Generic[T]):
 
     def _hedge(self, first: Try, now: float) -> Try | None:
         """Another provider's try beside ``first``: the next of the route that may, can and is in time."""
-        throttle, last = self._health.throttle, self._tries.sent == MAX_ATTEMPTS - 1
+        throttle, last = self._health.throttle, self._tries.sent == self._most - 1
         if not throttle.can_hedge:
             return None
         for scored in self._turns.others(first.scored, last=last):
