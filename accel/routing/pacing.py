@@ -16,8 +16,8 @@ from accel.core.funds import Window
 from accel.core.task import Lane
 
 MOST_LAMBDA = 5.0  # ParetoBandit's clip
-# Live work may be ahead by a tenth of what is left for the rest of the window for nothing, else the first call
-# of every week would be priced and go elsewhere; it pays the whole price of a free hour at two tenths. Ours.
+# Live work may be ahead by a tenth of what is left for the rest of the window for nothing, else the first
+# call of every week would be priced and go elsewhere; it pays the whole price at two tenths. Ours.
 HEAD_START, FULL_LEAD = 0.1, 0.2
 # A GPU hour where no offer has a price: RunPod community cloud in the guide, $0.16.
 DEFAULT_PER_S = 0.16 / 3600
