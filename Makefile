@@ -9,15 +9,19 @@ READY := .venv/.accel-ready
 BOOT := python3
 endif
 OWNER ?= OWNER
+SEEDS ?= 100
+REQUESTS ?= 20000
 # The GPU user's environment brings its own FAISS (environment.yml); everyone else gets the CPU one.
 FAISS := $(if $(CONDA_PREFIX),$(shell python -c "import importlib.metadata as m; m.version('faiss-gpu')" >/dev/null 2>&1 && echo gpu || echo cpu),cpu)
 
-.PHONY: demo app test conformance lint kernels install clean help
+.PHONY: demo app test conformance campaign mutants lint kernels install clean help
 help:
 	@echo "make demo         the main job, end to end: no account, no GPU"
 	@echo "make app          the question page in a browser"
 	@echo "make test         the tests (under 10 minutes on 2 cores)"
 	@echo "make conformance  slower: vendors' own clients, test collections"
+	@echo "make campaign     the simulation, longer: SEEDS=100 REQUESTS=20000"
+	@echo "make mutants      breaks the code on purpose; writes docs/promises.md (10 minutes)"
 	@echo "make lint         ruff, mypy, the import contract"
 	@echo "make kernels OWNER=name   kaggle_kernels/ ready for the official Kaggle command line"
 
@@ -32,6 +36,12 @@ test: $(READY)
 
 conformance: $(READY)
 	@$(PY) -m pytest -q -m conformance
+
+campaign: $(READY)
+	@$(PY) -m accel simulate --seeds $(SEEDS) --requests $(REQUESTS)
+
+mutants: $(READY)
+	@PYTHONPATH=tests $(PY) -m mutants
 
 lint: $(READY)
 	@$(PY) -m ruff check .

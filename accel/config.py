@@ -119,6 +119,7 @@ Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_list)]
 NotNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Below = Annotated[float, Field(gt=0, lt=1)]  # a target that can be exceeded
 
 
 class Caps(BaseModel):
@@ -142,12 +143,12 @@ class Budget(Caps):
 
 
 class Alerts(BaseModel):
-    """When and how to be told. at: shares of a budget. The webhook may hold a secret in its path."""
+    """When and how to be told. at: shares of a budget. Webhook and command may hold a secret."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     at: tuple[Share, ...] = (0.5, 0.8, 1.0)
     webhook: SecretStr = SecretStr("")
-    command: str = ""
+    command: SecretStr = SecretStr("")
 
 
 class Goals(BaseModel):
@@ -156,9 +157,9 @@ class Goals(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     simple_s: Positive = 1.0
     complex_s: Positive = 3.0
-    success: Share = 0.95
+    success: Below = 0.95
     cost_per_query: Dollars = NanoUSD(NANO // 20)
-    utilisation: Share = 0.7
+    utilisation: Below = 0.7
 
 
 class Settings(BaseSettings):

@@ -13,6 +13,7 @@ import platform as _platform
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from importlib import metadata
@@ -99,6 +100,46 @@ def gpu() -> Gpu:
         return Gpu(name, len(fields), int(mebibytes) << 20, round(float(capability) * 10))
     except ValueError:  # "[N/A]": some devices do not tell; without the figures nothing can be placed there
         return CPU
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """One GPU of this machine at one moment, as its driver tells it.
+
+    busy: share of the driver's last sampling period (a sixth of a second to a second, by product) in which
+    a kernel ran, 0 to 1; None where the device does not tell. used_bytes, total_bytes: its memory.
+    """
+
+    name: str
+    busy: float | None
+    used_bytes: int | None
+    total_bytes: int | None
+
+
+def gpu_load() -> tuple[GpuLoad, ...]:
+    """How busy each GPU of this machine is now; empty without one. Asks ``nvidia-smi`` each time.
+
+    Source of the sampling period: ``nvidia-smi --help-query-gpu``, "utilization.gpu".
+    """
+    found = []
+    for line in _nvidia_smi("name,utilization.gpu,memory.used,memory.total"):
+        name, *figures = (f.strip() for f in line.rsplit(",", 3))
+        if len(figures) != 3:
+            continue
+        busy, used, total = (int(f) if f.isdigit() else None for f in figures)  # "[N/A]": it does not tell
+        found.append(
+            GpuLoad(
+                name, None if busy is None else busy / 100, None if used is None else used << 20,
+                None if total is None else total << 20,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def without_secrets() -> dict[str, str]:
+    """This process's environment without anything that could be a key, for programs that need none."""
+    secretive = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "WEBHOOK")
+    return {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secretive)}
 
 
 def _nvidia_smi(query: str) -> list[str]:

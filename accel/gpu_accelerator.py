@@ -1,40 +1,43 @@
 """GPUAccelerator. Guarantee: a task run here ends once, settled in the ledger, and says why it went where.
 
-A thin façade: offers come from ``fleet``, their order and the tries from ``routing``, what is known
-already from ``cache``, and everything that happened goes to ``ledger``. All four are handed in, so that a
-simulation can run the same object on its own clock.
+A thin façade: offers come from ``fleet``, their order and the tries from ``routing``, what is known already
+from ``cache``, and everything that happened goes to ``ledger``. All are handed in, so that a simulation can
+run the same object on its own clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from accel import config, environment, keys
-from accel.cache import ExactCache, items
-from accel.core.attempt import Result, Route, Scored, Timing
-from accel.core.errors import BadOutput, ProviderError, UsageError
-from accel.core.lease import Lease
-from accel.core.money import Basis, Cost
+from accel.cache import ExactCache
+from accel.core.attempt import Result, Route
+from accel.core.errors import UsageError
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
-from accel.core.task import Need, Stage, Task
-from accel.fleet import Board, JobRunner
+from accel.core.task import Complexity, Need, Spec, Task
+from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
-from accel.ledger import Budgets, Job, Ledger, Limits, decisions, jobs
+from accel.fleet.warmth import Warmer
+from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.monitoring.alerts import delivering
+from accel.monitoring.channels import Channel
 from accel.providers import terms
-from accel.providers.base import Provider, ServesLive, StandsBy
-from accel.routing import Inputs, Measured, State, Tried, cascade, rank, replay, same
+from accel.routing import Health, Inputs, State, replay, same
 from accel.wire import Envelope
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
+
+# How far back attempts still say something of a provider: a breaker stays open for 5 minutes at most, and
+# what was measured yesterday is worth more than a data sheet.
+RECALL_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,19 @@ class Preference:
     """What the person wants.
 
     asked: providers named for this very use; one whose terms forbid it is an error. order: the standing
-    order of the settings; what the terms forbid is passed over. value_of_hour: dollars. accepted: keys of
+    order of the settings; what the terms forbid is passed over. fallback: the order of what is behind the
+    first choice. priorities: factors on scores. value_of_hour, value_of_deadline: dollars that an hour of
+    waiting, and a missed deadline, cost. target_s: seconds that a question should take. accepted: keys of
     accepted terms.
     """
 
     asked: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    priorities: Mapping[str, float] = field(default_factory=dict)
     value_of_hour: float = 1.0
+    value_of_deadline: float = 0.05
+    target_s: Mapping[Complexity, float] = field(default_factory=dict)
     accepted: tuple[str, ...] = ()
 
 
@@ -56,13 +65,19 @@ class GPUAccelerator:
     """Runs tasks where they are best run. One per event loop; see ``open_accelerator``."""
 
     def __init__(
-        self, board: Board, ledger: Ledger, cache: ExactCache | None, runtime: Runtime, folder: Path,
-        preference: Preference, patience: Patience,
+        self, board: Board, ledger: Ledger, budgets: Budgets, cache: ExactCache | None, runtime: Runtime,
+        folder: Path, preference: Preference, patience: Patience,
     ) -> None:  # fmt: skip
-        self.board, self.ledger, self.cache, self.runtime = board, ledger, cache, runtime
+        self.board, self.ledger, self.budgets, self.runtime = board, ledger, budgets, runtime
         self.preference = preference
+        self.health = Health(random.Random(runtime.random.random()))
+        self.journal = Journal(ledger, budgets)
+        self._warmer = Warmer(preference.value_of_deadline)
+        self._live = LiveRunner(
+            board, self.journal, self.health, cache, runtime, self._state, self._warmer
+        )
         self._jobs = JobRunner(
-            board, ledger, Budgets(ledger, Limits({}, {})), runtime, folder, self._state, patience
+            board, ledger, budgets, runtime, folder, self._state, self.health, patience
         )
 
     @property
@@ -70,11 +85,24 @@ class GPUAccelerator:
         """Everything this object does happens in one realm."""
         return self.ledger.realm
 
+    def recall(self) -> None:
+        """Learn from what the ledger holds of the last day; to be called once, in the event loop."""
+        now = asyncio.get_running_loop().time()
+        for attempt, stage, model, size, age_s in self.ledger.recent(RECALL_S):
+            self.health.recall(attempt, Spec(stage, model=model.split("@")[0]), size, now - age_s)
+
     async def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
-        """What every provider would give for ``need`` now, or why nothing."""
+        """What every provider would give for ``need`` now."""
         return await self.board.offers(need)
 
-    # Live lane ------------------------------------------------------------------------------------
+    async def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
+        """What every provider would give now, and the route that ``task`` would take. Nothing is run.
+
+        Raises as ``run`` for providers asked for by name.
+        """
+        await self._usable(task)
+        route, _ = await self._live.route(task)
+        return await self.board.offers(task.need), route
 
     async def run(self, task: Task, request: Envelope, parent: str = "") -> Result[Envelope]:
         """Run a live task: cache first, then the offers in order until one answer validates.
@@ -84,73 +112,7 @@ class GPUAccelerator:
         EveryAttemptFailed, or a UsageError of the stage.
         """
         await self._usable(task)
-        began = asyncio.get_running_loop().time()
-        keys = items.keys_of(task, request)
-        found = await self.runtime.offload(self.cache.get_many, keys) if self.cache else {}
-        misses = [i for i, k in enumerate(keys) if k not in found]
-        if not misses:
-            output = items.merge(task, keys, found)
-            return Result(output, None, hits=len(keys), items=len(keys))
-        part, missing = items.only(task, request, misses)
-        route, decision = await self._route(part, parent)
-        output, attempts = await cascade(
-            route, lambda scored: self._attempt(missing, scored), self.runtime, within_s=task.within_s,
-            on_attempt=lambda a: self.ledger.record_attempt(a, part.spec, part.size),
-        )  # fmt: skip
-        fresh = items.split(task, output, [keys[i] for i in misses])
-        if self.cache:
-            await self.runtime.offload(self.cache.put_many, fresh)
-        spent = asyncio.get_running_loop().time() - began
-        return Result(
-            items.merge(task, keys, found | fresh), route, attempts, hits=len(keys) - len(misses),
-            items=len(keys), decision_id=decision,
-            overhead_s=max(0.0, spent - sum(a.timing.total_s for a in attempts)),
-        )  # fmt: skip
-
-    async def _route(self, task: Task, parent: str) -> tuple[Route, str]:
-        answers = await self.board.offers(task.need)
-        offers = tuple(a for a in answers if isinstance(a, Offer))
-        unfit = tuple(a for a in answers if isinstance(a, Unfit))
-        state, draw = self._state(task), self.runtime.random.random()
-        route = rank(task, answers, state, draw)
-        decision = f"{task.id}-{self.runtime.new_id()}"
-        decisions.record(
-            self.ledger, decision, parent, task=task, offers=offers, unfit=unfit, state=state, draw=draw,
-            route=route,
-        )  # fmt: skip
-        return route, decision
-
-    async def _attempt(self, request: Envelope, scored: Scored) -> Tried[Envelope]:
-        provider = self.board.providers[scored.offer.provider]
-        if not isinstance(provider, ServesLive):
-            raise ProviderError("it does not serve live requests", provider=provider.name)
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        output = await provider.call(self._live_lease(provider), request)
-        elapsed = clock() - began
-        _validate(request, output, provider.name)
-        cold, compute = float(output.meta.get("cold_s", 0.0)), float(output.meta.get("compute_s", 0.0))
-        timing = Timing(0.0, cold, max(0.0, elapsed - cold - compute), compute)
-        return Tried(output, timing, Cost(scored.offer.rate.cost(elapsed), Basis.ESTIMATED))
-
-    @staticmethod
-    def _live_lease(provider: Provider) -> Lease:
-        if isinstance(provider, StandsBy):
-            return provider.standing_lease()
-        raise ProviderError("no live lease is open there", provider=provider.name)
-
-    def _state(self, task: Task) -> State:
-        history = tuple(
-            Measured(name, task.spec.stage, size, timing)
-            for name in self.board.providers
-            for size, timing in self.ledger.measured(name, task.spec.stage)
-        )
-        wanted = self.preference
-        return State(
-            order=(*wanted.asked, *wanted.order), value_of_hour=wanted.value_of_hour, history=history
-        )
-
-    # Batch lane -----------------------------------------------------------------------------------
+        return await self._live.run(task, request, parent)
 
     async def submit(self, task: Task, bundle: Bundle) -> Job:
         """Queue a batch job durably.
@@ -169,7 +131,9 @@ class GPUAccelerator:
         """Jobs that a crash or an interrupt left on their way."""
         return jobs.unfinished(self.ledger)
 
-    # Explanations ---------------------------------------------------------------------------------
+    async def close(self) -> None:
+        """Give up what runs beside the requests. The ledger and the cache stay open."""
+        await self._warmer.close()
 
     def explain(self, ident: str) -> tuple[decisions.Decision, ...]:
         """The decisions behind a query, task or decision id."""
@@ -178,6 +142,16 @@ class GPUAccelerator:
     def replay(self, decision: decisions.Decision) -> bool:
         """Rank a logged decision again; True when the route is the same."""
         return same(replay(self.ledger.load(Inputs, decision.inputs)), decision.route)
+
+    def _state(self, task: Task, offers: Sequence[Offer]) -> State:
+        now, wanted = asyncio.get_running_loop().time(), self.preference
+        return State(
+            order=(*wanted.asked, *wanted.order), fallback=wanted.fallback,
+            priorities=tuple(wanted.priorities.items()), value_of_hour=wanted.value_of_hour,
+            value_of_deadline=wanted.value_of_deadline,
+            standings=tuple(self.health.standing(o.provider, task, now) for o in offers),
+            funds=self.budgets.funds(offers),
+        )  # fmt: skip
 
     async def _usable(self, task: Task) -> None:
         """What was asked for by name must exist, be allowed, and have its key: else that is the answer."""
@@ -188,6 +162,9 @@ class GPUAccelerator:
                     f"there is no provider {name!r} here.",
                     hint=f"There are: {have}. `accel doctor` says how to set up others.",
                 )
+            if task.need.only and name not in task.need.only:
+                allowed = ", ".join(sorted(task.need.only))
+                raise UsageError(f"{name} is asked for, and only {allowed} is allowed: that cannot be met.")
             if refusal := terms.check(name, task.need, self.preference.accepted):
                 raise refusal
         if not self.preference.asked:
@@ -215,51 +192,53 @@ async def open_accelerator(
     root = (home or environment.workdir()) / realm.value
     if kaggle is None and realm is Realm.REAL:
         kaggle = keys.kaggle_key()
+    for name in asked:
+        if name in settings.disabled:
+            raise UsageError(f"{name} is disabled in your settings.", hint=f"See {config.settings_file()}.")
     found = roster(
         realm, worker or Worker(), root, runtime, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
         accepted=settings.accepted_terms,
     )  # fmt: skip
+    found = [p for p in found if p.name not in settings.disabled]
     ledger = Ledger(root / "ledger.sqlite3", realm, runtime.now)
     cache = ExactCache(root / "cache.sqlite3") if use_cache else None
-    preference = Preference(
-        tuple(asked), settings.providers, settings.value_of_hour, settings.accepted_terms
-    )
     try:
-        yield GPUAccelerator(
-            Board(found, runtime, settings.accepted_terms), ledger, cache, runtime, root / "jobs",
-            preference, patience,
+        budgets = Budgets(ledger, limits(settings))
+        budgets.recover()
+        accelerator = GPUAccelerator(
+            Board(found, runtime, settings.accepted_terms), ledger, budgets, cache, runtime, root / "jobs",
+            preference(settings, asked), patience,
         )  # fmt: skip
+        accelerator.recall()
+        channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
+        async with delivering(ledger, channel, runtime):
+            try:
+                yield accelerator
+            finally:
+                await accelerator.close()
     finally:
         ledger.close()
         if cache:
             cache.close()
 
 
-def _validate(request: Envelope, output: Envelope, provider: str) -> None:
-    """An answer that is not for this request, of another shape, or not finite is a failed attempt."""
-    if output.task_id != request.task_id or dict(output.spec) != dict(request.spec):
-        raise BadOutput("the answer belongs to another task or Spec", provider=provider)
-    if broken := output.not_numbers():
-        raise BadOutput(f"{', '.join(broken)}: NaN or infinity", provider=provider)
-    match request.spec["stage"]:
-        case Stage.EMBED:
-            expected = (len(request.tensors["text_ends"]), int(request.spec["dimension"]))
-            vectors = _tensor(output, "vectors", expected, provider)
-            if vectors.dtype != np.float32 or not np.isfinite(vectors).all():
-                raise BadOutput(f"vectors of {vectors.dtype}, or not finite", provider=provider)
-        case Stage.SEARCH | Stage.RERANK:
-            rows = len(request.tensors["text_ends"])
-            width = int(request.meta["k"]) if "k" in request.meta else request.tensors["ids"].shape[1]
-            for name in ("ids", "scores", "dense", "lexical"):
-                _tensor(output, name, (rows, width), provider)
-        case Stage.ANSWER:
-            if not isinstance(output.meta.get("answer"), dict):
-                raise BadOutput("it holds no answer", provider=provider)
+def preference(settings: config.Settings, asked: Sequence[str] = ()) -> Preference:
+    """What the settings say, and who is asked for this time."""
+    goals = settings.targets
+    return Preference(
+        tuple(asked), settings.providers, settings.fallback, settings.priorities, settings.value_of_hour,
+        settings.value_of_deadline,
+        {Complexity.SIMPLE: goals.simple_s, Complexity.COMPLEX: goals.complex_s}, settings.accepted_terms,
+    )  # fmt: skip
 
 
-def _tensor(output: Envelope, name: str, shape: tuple[int, ...], provider: str) -> np.ndarray:
-    found = output.tensors.get(name)
-    if found is None or found.shape != shape:
-        have = "missing" if found is None else f"of shape {found.shape}"
-        raise BadOutput(f"{name} {have}, not of shape {shape}", provider=provider)
-    return found
+def limits(settings: config.Settings) -> Limits:
+    """The budgets and credits of the settings."""
+    tables = {"": settings.budget, **settings.budget.providers}
+    caps = {
+        (name, period): cap
+        for name, table in tables.items()
+        for period in Period
+        if (cap := getattr(table, period.value)) is not None
+    }
+    return Limits(caps, dict(settings.credits), settings.alerts.at)

@@ -12,6 +12,7 @@ reciprocal rank with the whole, and more hits are reranked.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.core.attempt import Result, Timing
+from accel.core.attempt import Outcome, Result, Timing
 from accel.core.errors import IndexError_, QueryError
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.passage import Passage
 from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task, content_hash
 from accel.gpu_accelerator import GPUAccelerator
 from accel.index.store import HybridIndex
+from accel.ledger.requests import Request
 from accel.stages.answer import THRESHOLD, Answered, Citation, default_answer_spec
 from accel.stages.embed import default_spec
 from accel.stages.rerank import MAXSIM_WEIGHT, default_rerank_spec
@@ -109,8 +111,24 @@ class HybridGPUProcessor:
         parts = split(question) if level is Complexity.COMPLEX else [question]
         clock = asyncio.get_running_loop().time
         began = clock()
-        run = _Run(self.accelerator, self.index, level, began + (within_s or WITHIN_S[level]))
+        if within_s is not None and not 0 < within_s < math.inf:
+            raise QueryError(f"a deadline must be a positive number of seconds, not {within_s}.")
+        run = _Run(self.accelerator, self.index, level, began, within_s or WITHIN_S[level])
+        outcome = Outcome.FAILED
+        try:
+            answer = await self._run(run, question, parts, level, judged)
+            outcome = Outcome.OK
+            return answer
+        except asyncio.CancelledError:
+            outcome = Outcome.CANCELLED
+            raise
+        finally:
+            run.end(outcome)
 
+    async def _run(
+        self, run: _Run, question: str, parts: list[str], level: Complexity, judged: str
+    ) -> Answer:
+        clock = asyncio.get_running_loop().time
         vectors = (await run.stage(self._embed, pack_texts(parts), {}, items=len(parts)))["vectors"]
         found = await run.stage(
             self._search, pack_texts(parts) | {"vectors": vectors}, {"k": DEPTH[level]}, items=len(parts)
@@ -127,7 +145,7 @@ class HybridGPUProcessor:
             answered = await self.accelerator.runtime.offload(self._generator, question, answered)
         return Answer(
             run.id, question, level, judged, answered.text, answered.found, answered.citations,
-            tuple(run.reports), self.accelerator.realm.value, clock() - began, answered.written_by,
+            tuple(run.reports), self.accelerator.realm.value, clock() - run.began, answered.written_by,
             answered.note,
         )  # fmt: skip
 
@@ -136,9 +154,13 @@ class _Run:
     """One query on its way: its id, its deadline, and the reports of its stages so far."""
 
     def __init__(
-        self, accelerator: GPUAccelerator, index: HybridIndex, level: Complexity, ends: float
-    ) -> None:
-        self._accelerator, self._index, self._level, self._ends = accelerator, index, level, ends
+        self, accelerator: GPUAccelerator, index: HybridIndex, level: Complexity, began: float,
+        within_s: float,
+    ) -> None:  # fmt: skip
+        self._accelerator, self._index, self._level = accelerator, index, level
+        target_s = accelerator.preference.target_s.get(level)
+        self.began, self._ends = began, began + within_s
+        self._target = None if target_s is None else began + target_s
         self.id = f"q{accelerator.runtime.new_id()}"
         self.reports: list[StageReport] = []
         self.last: Result[Envelope]
@@ -150,10 +172,13 @@ class _Run:
         resident = "" if spec.stage is Stage.EMBED else self._index.id
         if resident:
             meta = {**meta, "index": resident}
-        left = self._ends - asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        left = self._ends - now
+        # what the earlier stages left of the target; a target that is missed already decides nothing more
+        target = None if self._target is None or self._target <= now else self._target - now
         task = Task(
             id=f"{self.id}-{spec.stage}", lane=Lane.LIVE, spec=spec, complexity=self._level,
-            size=self._size(spec, tensors, items), within_s=max(left, 0.001),
+            size=self._size(spec, tensors, items), within_s=max(left, 0.001), target_s=target,
             need=Need(spec.stage, Lane.LIVE, spec.numerics, index=resident, model=spec.revision),
             inputs=(resident,) if resident else (),
         )  # fmt: skip
@@ -161,6 +186,17 @@ class _Run:
         self.last = await self._accelerator.run(task, request, self.id)
         self.reports.append(_report(spec.stage, self.last))
         return dict(self.last.output.tensors)
+
+    def end(self, outcome: Outcome) -> None:
+        """Note how the query ended: one row, whatever happened."""
+        seconds = max(0.0, asyncio.get_running_loop().time() - self.began)
+        places = list(dict.fromkeys(r.where for r in self.reports if r.where != "cache"))
+        spent = NanoUSD(sum(r.cost.amount for r in self.reports))
+        self._accelerator.journal.note(Request(
+            self.id, "", "", self._level.value, outcome.value,
+            " + ".join(places) or ("cache" if outcome is Outcome.OK else ""), seconds, 1,
+            int(outcome is Outcome.OK and not places), 0, spent, NanoUSD(0),
+        ))  # fmt: skip
 
     def _size(self, spec: Spec, tensors: dict[str, np.ndarray], items: int) -> Size:
         sent = sum(t.nbytes for t in tensors.values())

@@ -22,7 +22,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 import accel
 from accel import environment
 from accel.config import load_settings
-from accel.core.attempt import Result
+from accel.core.attempt import Result, Route
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.passage import Passage, Progress
@@ -168,6 +168,10 @@ class Session:
     def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give now."""
         return self._call(lambda: self.accelerator.offers(need))
+
+    def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
+        """What every provider would give now, and the route that ``task`` would take."""
+        return self._call(lambda: self.accelerator.preview(task))
 
     def run(self, task: Task, request: Envelope) -> Result[Envelope]:
         """Run one live task."""

@@ -15,7 +15,7 @@ import pytest
 from accel import environment
 from accel.core.errors import SettingsError
 from accel.core.offer import CPU, Gpu
-from accel.environment import Platform
+from accel.environment import GpuLoad, Platform
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -101,6 +101,40 @@ def test_the_gpu_is_what_the_driver_says(
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.gpu() is CPU
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo 'Tesla T4, 87, 1234, 15360'", (GpuLoad("Tesla T4", 0.87, 1234 << 20, 15360 << 20),)),
+        ("echo 'A, 0, 1, 2'; echo 'B, 100, 3, 4'",
+         (GpuLoad("A", 0.0, 1 << 20, 2 << 20), GpuLoad("B", 1.0, 3 << 20, 4 << 20))),
+        # a slice of a GPU (MIG) has no figure of its own
+        ("echo 'NVIDIA H200, [N/A], 5, 143771'", (GpuLoad("NVIDIA H200", None, 5 << 20, 143771 << 20),)),
+        ("echo 'Odd, name, 3, 4, 5'", (GpuLoad("Odd, name", 0.03, 4 << 20, 5 << 20),)),
+        ("echo 'No devices were found'; exit 6", ()), ("echo nonsense", ()), ("true", ()),
+    ],
+)  # fmt: skip
+def test_how_busy_each_gpu_is_the_driver_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, expected: tuple[GpuLoad, ...]
+) -> None:
+    fake_smi(tmp_path, monkeypatch, script)
+    assert environment.gpu_load() == expected
+
+
+def test_how_busy_is_asked_again_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_smi(tmp_path, monkeypatch, f"cat {tmp_path}/now")
+    for busy in (10, 90):
+        (tmp_path / "now").write_text(f"T4, {busy}, 1, 2\n")
+        assert environment.gpu_load()[0].busy == busy / 100
+
+
+def test_an_environment_without_secrets_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAGGLE_KEY", "hf_token", "AWS_SECRET_ACCESS", "PGPASSWORD", "ACCEL_ALERT_WEBHOOK"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("LANGUAGE", "en")
+    kept = environment.without_secrets()
+    assert "s3cret" not in kept.values() and kept["LANGUAGE"] == "en" and "PATH" in kept
 
 
 def test_provenance_says_where_with_what_and_when() -> None:

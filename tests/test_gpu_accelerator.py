@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from accel.cache import ExactCache
 from accel.core.errors import EveryAttemptFailed, NoCapacity, QueryError, TermsError, UsageError
 from accel.core.lease import Lease
+from accel.core.money import NANO, NanoUSD
 from accel.core.offer import CPU, Realm
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference, open_accelerator
-from accel.ledger import Ledger
+from accel.ledger import Budgets, Ledger, Limits, Period
 from accel.simulation import run_virtual
 from accel.simulation.world import Nature, SimulatedProvider, vectors_of
 from accel.testing.mock_provider import MockProvider
@@ -31,6 +32,7 @@ from accel.wire import Envelope, pack_texts, unpack_texts
 
 T = TypeVar("T")
 SPEC = Spec(Stage.EMBED, model="m", dimension=4)
+LIMITS = Limits({("", Period.MONTH): NanoUSD(100 * NANO)}, {})
 Change = Callable[[Envelope], Envelope]
 
 
@@ -70,8 +72,9 @@ def play(
         ledger = Ledger(folder / "ledger.sqlite3", Realm.SIMULATED, runtime.now)
         cache = ExactCache(folder / "cache.sqlite3") if cached else None
         engine = GPUAccelerator(
-            Board([cloud, local], runtime), ledger, cache, runtime, folder, preference, Patience()
-        )
+            Board([cloud, local], runtime), ledger, Budgets(ledger, LIMITS), cache, runtime, folder,
+            preference, Patience(),
+        )  # fmt: skip
         try:
             return await scene(World(engine, cloud, local))
         finally:
@@ -229,8 +232,8 @@ def test_a_provider_that_only_rents_cannot_be_called_live() -> None:
         rents, local = MockProvider("rents", runtime), Scripted("local", runtime)
         ledger = Ledger(folder / "l.sqlite3", Realm.SIMULATED, runtime.now)
         engine = GPUAccelerator(
-            Board([rents, local], runtime), ledger, None, runtime, folder, Preference(order=("rents",)),
-            Patience(),
+            Board([rents, local], runtime), ledger, Budgets(ledger, LIMITS), None, runtime, folder,
+            Preference(order=("rents",)), Patience(),
         )  # fmt: skip
         result = await engine.run(*embed(["a"]))
         assert [(a.provider, a.error) for a in result.attempts] == [("rents", "ProviderError"), ("local", "")]

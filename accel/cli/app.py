@@ -1,7 +1,8 @@
 """The command line. Guarantee: bad input gives one line and a non-zero exit, never a traceback.
 
-Exit codes: 0 done; 1 it could not be done; 2 mend what you typed or set; 130 interrupted (what was
-finished is kept: the same command goes on from there). With ``--json`` stdout holds one JSON object.
+Exit codes: 0 done; 1 it could not be done; 2 mend what you typed or set; 3 a target is missed (monitor);
+130 interrupted (what was finished is kept: the same command goes on from there). With ``--json`` stdout
+holds one JSON object.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ Sandbox = Annotated[
 
 
 @app.command(short_help="the main job, end to end: index, ask, push, measure")
-def demo(full: Full = False) -> None:
+def demo(full: Full = False, provider: Provider = None) -> None:
     """The main job, end to end: index, questions, a pushed job, a measured table. No account, no GPU."""
     from accel.cli.demo import run_demo
 
-    run_demo(full=full)
+    run_demo(full=full, asked=tuple(provider or ()))
 
 
 @app.command(short_help="answer a question with citations; where each stage ran")
@@ -88,7 +89,7 @@ def query(
 @app.command(short_help="run a batch job on a provider, bring its result home")
 def push(
     job: Annotated[str, typer.Argument(help="What to run: embed_benchmark.")] = "embed_benchmark",
-    to: Annotated[str, typer.Option(help="kaggle, local, or auto.")] = "auto",
+    to: Annotated[str, typer.Option("--to", "--provider", help="kaggle, local, or auto.")] = "auto",
     sandbox: Sandbox = False, json: Json = False,
     sandbox_url: Annotated[
         str, typer.Option(help="A sandbox that runs already (accel sandbox kaggle); uses KAGGLE_* keys.")
@@ -116,12 +117,14 @@ def offers(
     lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
     items: Annotated[int, typer.Option(min=1, help="Texts to compute.")] = 1000,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 128,
-    sandbox: Sandbox = False, json: Json = False,
+    provider: Provider = None, sandbox: Sandbox = False, json: Json = False,
 ) -> None:  # fmt: skip
     """What every provider would give now for a task: price, quota, seconds, cost, or why nothing."""
     from accel.cli.inspecting import show_offers
 
-    show_offers(stage, lane, items=items, tokens=tokens, sandbox=sandbox, as_json=json)
+    show_offers(
+        stage, lane, items=items, tokens=tokens, asked=tuple(provider or ()), sandbox=sandbox, as_json=json
+    )
 
 
 @app.command(short_help="check machine, model, keys, providers; how to mend it")
@@ -145,6 +148,27 @@ def explain(
     from accel.cli.inspecting import show_explanation
 
     show_explanation(ident, replay=replay, realm=Realm.SANDBOX if sandbox else Realm.REAL, as_json=json)
+
+
+@app.command(short_help="speed, success, cost, targets; --alert tells of them")
+def monitor(
+    since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d, 4w.")] = "24h",
+    realm: Annotated[str, typer.Option(help="real or sandbox.")] = "real",
+    json: Json = False,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="Prometheus' text format.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write that to a file, whole or not at all (name it ….prom).")
+    ] = None,
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Write alerts for missed targets, deliver what waits (for cron).")
+    ] = False,
+) -> None:  # fmt: skip
+    """What happened, counted: percentiles, success, cache, providers, failures, money against its limits,
+    GPU use, targets. Exit code 3 when a target is missed, 0 when all are met or lack data.
+    """
+    from accel.cli.monitoring import show_monitor
+
+    show_monitor(since, realm, as_json=json, as_prometheus=prometheus, out=out, alert=alert)
 
 
 @app.command(short_help="quality on a test collection, errors on a question set")
@@ -171,13 +195,25 @@ def evaluate(
 @app.command(short_help="the production router in a virtual world that fails")
 def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1000,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Requests of one seed.")] = 1000,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100_000, help="A campaign: so many seeds, from --seed on.")
+    ] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Seeds at a time; default: one per core.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """The production router in a virtual world with failures; prints a hash of everything it did."""
-    from accel.cli.inspecting import show_simulation
+    """The production router in a virtual world of seventeen kinds of faults, judged by twelve invariants.
 
-    show_simulation(seed, requests, as_json=json)
+    Prints a hash of everything it did; exit code 1 when an invariant was broken.
+    """
+    from accel.cli import simulating
+
+    if seeds == 1:
+        simulating.show_simulation(seed, requests, as_json=json)
+    else:
+        simulating.show_campaign(seed, seeds, requests, processes, as_json=json)
 
 
 @app.command(short_help="run a loopback cloud in the foreground")

@@ -24,10 +24,13 @@ from accel.session import Hooks, open_query_session
 PUSHED_PASSAGES, REPETITIONS = 32, 3
 
 
-def run_demo(*, full: bool = False) -> None:
-    """The main job, end to end, with no account and no GPU. Raises as its steps do."""
+def run_demo(*, full: bool = False, asked: tuple[str, ...] = ()) -> None:
+    """The main job, end to end, with no account and no GPU. Raises as its steps do.
+
+    asked: providers that the questions should go to first.
+    """
     began = time.perf_counter()
-    answers = _ask(full)
+    answers = _ask(full, asked)
     _push()
     made = _measure()
     out = terminal.console()
@@ -54,12 +57,13 @@ def _heading(text: str, out: object = None) -> None:
     terminal.console().print(Text(f"\n{text}", style="bold"))
 
 
-def _ask(full: bool) -> list[Answer]:
+def _ask(full: bool, asked: tuple[str, ...]) -> list[Answer]:
     """Steps 1 and 2: index the docstrings, ask the demo's questions."""
     _heading("1. Corpus: the docstrings of Python and of the packages installed here")
     out, began = terminal.console(), time.perf_counter()
     with terminal.progress("reading") as reading, terminal.progress("embedding") as embedding:
-        opened = open_query_session(full=full, hooks=Hooks(reading, embedding, terminal.say))
+        hooks = Hooks(reading, embedding, terminal.say)
+        opened = open_query_session(full=full, asked=asked, hooks=hooks)
         with opened as session:
             assert session.processor is not None
             index = session.processor.index

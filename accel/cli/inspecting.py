@@ -1,4 +1,4 @@
-"""``accel offers | doctor | explain | evaluate | simulate``. Guarantee: looking changes nothing."""
+"""``accel offers | doctor | explain | evaluate``. Guarantee: looking changes nothing."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ Check = tuple[str, bool | None, str]
 
 
 def show_offers(
-    stage: str, lane: str, *, items: int, tokens: int, sandbox: bool, as_json: bool
-) -> None:
+    stage: str, lane: str, *, items: int, tokens: int, asked: tuple[str, ...], sandbox: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Rank what every provider would give for a task of this size, and show it all."""
     if stage not in LIVE_STAGES:
         raise UsageError(f"there is no stage {stage!r}.", hint=f"There are: {', '.join(LIVE_STAGES)}.")
     if lane not in tuple(Lane):
         raise UsageError(f"there is no lane {lane!r}.", hint="There are: live, batch.")
-    from accel.routing import State, rank
     from accel.stages.embed import default_spec
 
     spec = default_spec() if stage == "embed" else Spec(Stage(stage))
     need = Need(spec.stage, Lane(lane), spec.numerics)
     task = Task("offers", Lane(lane), spec, Size(items, tokens=items * tokens), need)
-    with open_pushing(sandbox=sandbox) as session:
-        answers = session.offers(need)
-        route = rank(task, answers, State(), 0.0)
+    with open_pushing(asked, sandbox=sandbox) as session:
+        answers, route = session.preview(task)
         realm = session.accelerator.realm
     if as_json:
         terminal.print_json({"realm": realm.value, **contract.route_json(route)})
@@ -136,7 +135,7 @@ def _providers() -> list[Check]:
 def _left_behind() -> list[Check]:
     checks: list[Check] = []
     for realm in (Realm.REAL, Realm.SANDBOX):
-        ledger = _ledger(realm)
+        ledger = existing_ledger(realm)
         if ledger is None:
             continue
         from accel.ledger import jobs
@@ -157,7 +156,7 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
     from accel.routing import Inputs, same
     from accel.routing import replay as rank_again
 
-    ledger = _ledger(realm)
+    ledger = existing_ledger(realm)
     wanted = ident or (decisions.latest(ledger) if ledger else None)
     if ledger is None or wanted is None:
         raise UsageError(f"nothing was decided in the {realm} realm yet.", hint='Try: accel query "…"')
@@ -178,13 +177,14 @@ def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: 
         shown: set[str] = set()
         for d, ok in zip(found, again, strict=True):
             told = "" if not replay else " · replayed: same route" if ok else " · replayed: ANOTHER ROUTE"
-            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown)
+            terminal.show_route(d.route, f"{d.task_id} · realm {realm}{told}", shown, terms=True)
     ledger.close()
     if not all(again):
         raise AccelError("a logged decision did not replay to the same route.")
 
 
-def _ledger(realm: Realm) -> Ledger | None:
+def existing_ledger(realm: Realm) -> Ledger | None:
+    """The ledger of a realm where anything happened yet; none is made for looking."""
     from accel.ledger import Ledger
 
     path = environment.workdir() / realm.value / "ledger.sqlite3"
@@ -251,19 +251,3 @@ def show_answerability(name: str, *, as_json: bool) -> None:
     out.print(f'  "nothing relevant" although there was   {found.false_nothing:6.1%}   n={yes}')
     out.print(f"  an answer although there was none       {found.false_answers:6.1%}   n={no}")
     out.print(f"  an expected page among the first 1, 10  {found.hit_at(1):6.1%}, {found.hit_at(10):.1%}")
-
-
-def show_simulation(seed: int, requests: int, *, as_json: bool) -> None:
-    """Run the simulated world and show what came of it."""
-    from dataclasses import asdict
-
-    from accel.simulation import simulate
-
-    found = simulate(seed=seed, requests=requests)
-    if as_json:
-        terminal.print_json({"realm": Realm.SIMULATED.value, **asdict(found)})
-        return
-    out = terminal.console()
-    for name, value in asdict(found).items():
-        out.print(f"  {name:<24} {value}")
-    out.print("realm simulated: nothing was executed; the hash covers every attempt.")

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accel.contract import SCHEMA
-from accel.core.attempt import Route
+from accel.core.attempt import Route, Scored
 from accel.core.money import dollars
 from accel.hybrid_gpu_processor import Answer
 
@@ -110,10 +110,13 @@ def stage_table(answer: Answer) -> Table:
     return table
 
 
-def show_route(route: Route, title: str, told: set[str] | None = None) -> None:
+def show_route(
+    route: Route, title: str, told: set[str] | None = None, *, terms: bool = False
+) -> None:
     """Every offer that was considered, with its score, and every refusal with its reason.
 
-    told: reasons shown before, which are not repeated; this route's are added to it.
+    told: reasons shown before, which are not repeated; this route's are added to it. terms: with what the
+    score is made of.
     """
     known = set() if told is None else told
     out = console()
@@ -129,13 +132,21 @@ def show_route(route: Route, title: str, told: set[str] | None = None) -> None:
         gpu = f"{s.offer.gpu.count}×{s.offer.gpu.name}"
         table.add_row(
             "→" if place == 0 else "", s.offer.provider, gpu, ms(s.estimate.timing.total_s),
-            str(s.estimate.cost), f"${s.score:.6f}", s.why,
+            str(s.estimate.cost), f"${s.score:.6f}", _why(s, terms),
         )  # fmt: skip
     for r in route.refused:
         reason = "as above" if r.reason in known else r.reason
         known.add(r.reason)
         table.add_row("✗", r.provider, "", "", "", "", Text(reason, style="dim"))
     out.print(table)
+
+
+def _why(scored: Scored, terms: bool) -> Text:
+    why = Text(scored.why)
+    if terms:
+        parts = " ".join(f"{name} {value:+.6f}" for name, value in scored.terms)
+        why.append(f" = {parts}", style="dim")
+    return why
 
 
 def ms(seconds: float) -> str:

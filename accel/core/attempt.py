@@ -39,7 +39,8 @@ class Attempt:
     """One try on one offer. ``error`` is the class name of a ProviderError, ``detail`` its line.
 
     hedge: begun while another try of the same request was still waited for. A try that lost to another
-    is cancelled, and its cost counts all the same.
+    is cancelled, and its cost counts all the same. used_s: seconds that the provider counts, as money or
+    as quota.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Attempt:
     error: str = ""
     detail: str = ""
     hedge: bool = False
+    used_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an offer, or a provider that made none, was not considered."""
+    """Why an offer, or a provider that made none, was not considered.
+
+    again_s: seconds until that may end, None when nobody knows or waiting does not help.
+    """
 
     provider: str
     reason: str
+    again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,11 @@ class Result(Generic[T]):
 
     @property
     def timing(self) -> Timing:
-        """Seconds over all attempts, failed ones included: that is what the caller waited."""
-        a = self.attempts
+        """Seconds over all attempts, failed ones included: that is what the caller waited.
+
+        A hedge ran beside another attempt, and is not waited for once more.
+        """
+        a = [x for x in self.attempts if not x.hedge]
         return Timing(
             sum(x.timing.wait_s for x in a),
             sum(x.timing.cold_s for x in a),

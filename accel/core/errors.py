@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from accel.core.attempt import Attempt
+    from accel.core.money import Cost
 
 
 class AccelError(Exception):
@@ -117,11 +118,13 @@ class ProviderError(AccelError):
 
     provider: its name. retry_after_s: what the provider asked for, seconds, if it said so.
     ran: whether the far end may have worked, and so billed, before it failed. blame: see ``Blame``.
+    billed: what the failed call cost, where the provider told; else it is estimated from ``ran``.
     """
 
     retry: ClassVar[Retry] = Retry.NEXT
     ran: ClassVar[bool] = True
     blame: ClassVar[Blame] = Blame.PROVIDER
+    billed: Cost | None = None
 
     def __init__(
         self, message: str, *, provider: str, hint: str = "", retry_after_s: float | None = None

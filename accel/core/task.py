@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -76,7 +77,8 @@ class Spec:
 
     def fields(self) -> dict[str, str | int | bool]:
         """Every field as a plain JSON value, in declaration order."""
-        return {k: (v.value if isinstance(v, StrEnum) else v) for k, v in asdict(self).items()}
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {k: (v.value if isinstance(v, StrEnum) else v) for k, v in values}
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | int | bool]) -> Spec:
@@ -92,11 +94,21 @@ KEY_SCHEMA = "accel-key-1"
 
 def content_hash(*parts: bytes) -> str:
     """BLAKE2b-256 over length-prefixed parts, hex: no two different sequences of parts collide by joining."""
-    h = hashlib.blake2b(digest_size=32)
+    return _feed(hashlib.blake2b(digest_size=32), parts).hexdigest()
+
+
+def _feed(h: hashlib.blake2b, parts: Iterable[bytes]) -> hashlib.blake2b:
     for part in parts:
         h.update(len(part).to_bytes(8, "big"))
         h.update(part)
-    return h.hexdigest()
+    return h
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(spec: Spec) -> hashlib.blake2b:
+    """The hash of a key up to its inputs: the same for every text under one Spec. To be copied."""
+    named = (f"{k}={v!r}".encode("utf-8", "surrogatepass") for k, v in spec.fields().items())
+    return _feed(hashlib.blake2b(digest_size=32), (KEY_SCHEMA.encode(), *named))
 
 
 def cache_key(spec: Spec, *inputs: str) -> str:
@@ -105,13 +117,8 @@ def cache_key(spec: Spec, *inputs: str) -> str:
     ``inputs`` are the exact text (embed), or index version, k, filter and query (search), or query and
     document hashes (rerank). Text is taken as it is: no Unicode normalisation, no trimming.
     """
-    named: Iterable[str] = (f"{k}={v!r}" for k, v in spec.fields().items())
     # surrogatepass: a lone surrogate is still a distinct text, and must not raise here
-    return content_hash(
-        KEY_SCHEMA.encode(),
-        *(n.encode("utf-8", "surrogatepass") for n in named),
-        *(i.encode("utf-8", "surrogatepass") for i in inputs),
-    )
+    return _feed(_begun(spec).copy(), (i.encode("utf-8", "surrogatepass") for i in inputs)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,7 @@ def remote_seconds(
         cold_s=assumed.cold_s if start is Start.COLD else 0.0,
         round_trip_s=assumed.round_trip_s + assumed.overhead_s, seconds_per_byte=1 / assumed.bytes_per_s,
     )  # fmt: skip
-    return prior.estimate(task, offer, ()).timing.total_s
+    return prior.estimate(task, offer).timing.total_s
 
 
 def verdict(curve: Curve, gpu: str, start: Start, assumed: Assumptions) -> Verdict:

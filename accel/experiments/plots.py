@@ -59,7 +59,7 @@ def plot_embedding(rows: Sequence[Row], path: Path) -> Path:
         raise UsageError("no embedding was measured: there is nothing to draw.")
     if len(groups(mine)) != 1:
         raise ValueError("rows of two realms, devices or sets of versions do not share a picture")
-    with _canvas(7.6, 4.7) as figure:
+    with canvas(7.6, 4.7) as figure:
         axes = figure.add_axes((0.1, 0.315, 0.72, 0.565))
         ends = []
         for engine, colour, marker in (("accel", _BLUE, "o"), ("sentence-transformers", _ORANGE, "s")):
@@ -87,7 +87,7 @@ def plot_embedding(rows: Sequence[Row], path: Path) -> Path:
                     size=13, weight="bold", color=_INK)  # fmt: skip
         tokens = sum(float(r.cell["tokens_per_text"]) for r in mine) / len(mine)
         alike = groups(mine)[0]
-        _caption(
+        caption(
             figure,
             0.1,
             f"Lines: medians; dots: each of n={_counts(mine)} warm calls; {tokens:.0f} tokens a passage on "
@@ -95,7 +95,7 @@ def plot_embedding(rows: Sequence[Row], path: Path) -> Path:
             f"run, calls in turn. {_sentence(alike.provenance)}",
             width=122,
         )
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_breakeven(found: Sequence[Curve], assumed: Assumptions, path: Path) -> Path:
@@ -108,7 +108,7 @@ def plot_breakeven(found: Sequence[Curve], assumed: Assumptions, path: Path) -> 
     rows = [r for c in found for r in c.rows]
     if len({machine_of(r) for r in rows}) != 1:
         raise ValueError("curves of two machines do not share a picture")
-    with _canvas(12.0, 5.9) as figure:
+    with canvas(12.0, 5.9) as figure:
         left, width, gap = 0.072, 0.228, 0.091
         for i, curve in enumerate(found):
             axes = figure.add_axes((left + i * (width + gap), 0.325, width, 0.43))
@@ -119,7 +119,7 @@ def plot_breakeven(found: Sequence[Curve], assumed: Assumptions, path: Path) -> 
                     size=14, weight="bold", color=_INK)  # fmt: skip
         figure.text(left, 0.9, "Black: measured here. Coloured: estimated from data sheets, nothing ran.",
                     size=10, color=_QUIET)  # fmt: skip
-        _caption(
+        caption(
             figure, left,
             f"Black dots, realm real: measured here, medians of n={_counts(rows)}, warm, "
             f"{found[0].numerics}, fastest engine at each size; the grey line extends them. Coloured "
@@ -129,7 +129,7 @@ def plot_breakeven(found: Sequence[Curve], assumed: Assumptions, path: Path) -> 
             f"{' '.join(_sentence(g.provenance) for g in groups(rows))}",
             width=184,
         )  # fmt: skip
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _panel(axes: Axes, curve: Curve, assumed: Assumptions) -> None:
@@ -224,7 +224,7 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]], gap: float
         axes.text(1.02, last, text, transform=axes.transAxes, color=colour, size=size, va="center")
 
 
-def _caption(figure: Figure, left: float, text: str, width: int) -> None:
+def caption(figure: Figure, left: float, text: str, width: int) -> None:
     figure.text(left, 0.02, "\n".join(textwrap.wrap(text, width)),
                 size=7.6, color=_QUIET, va="bottom", linespacing=1.35)  # fmt: skip
 
@@ -253,7 +253,7 @@ def _axis_count(value: float) -> str:
 
 
 @contextmanager
-def _canvas(width: float, height: float) -> Iterator[Any]:
+def canvas(width: float, height: float) -> Iterator[Any]:
     """A figure that draws itself to a file: no window, no pyplot, the style only while it is open."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -265,7 +265,7 @@ def _canvas(width: float, height: float) -> Iterator[Any]:
         yield figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.stem + ".part.png")
     figure.savefig(part, metadata={"Software": None})

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from accel.core.errors import AccelError, UsageError
+from accel.core.offer import Realm
 from accel.experiments import breakeven, rows, tables
 from accel.experiments.breakeven import Assumptions, Curve, Start
 
@@ -70,8 +71,8 @@ def write_readme(readme: Path, folder: Path) -> None:
 
 
 def newest(committed: Path = Path("results/committed")) -> Path:
-    """The committed run whose name, which begins with its date, comes last."""
-    runs = sorted(p for p in committed.glob("*") if p.is_dir())
+    """The committed run of real figures whose name, which begins with its date, comes last."""
+    runs = sorted(p for p in committed.glob("*") if rows.rows_path(p, Realm.REAL).exists())
     if not runs:
         raise UsageError(f"{committed} holds no run.")
     return runs[-1]

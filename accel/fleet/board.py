@@ -35,16 +35,24 @@ class Board:
         self._kept: dict[tuple[str, Need], tuple[float, Answer]] = {}
         self._forbidden: dict[tuple[str, Need], Unfit | None] = {}
         self._asking: dict[tuple[str, Need], asyncio.Task[Answer]] = {}
+        # answers that are all fresh, and until when: what most requests need
+        self._whole: dict[Need, tuple[float, dict[str, Answer]]] = {}
 
     async def offers(self, need: Need, patience_s: float = PROBE_S) -> tuple[Answer, ...]:
         """One answer per provider, asked at the same time. Never raises for a provider's failure.
 
         patience_s: how long to wait for those of whom nothing usable is known.
         """
+        now = asyncio.get_running_loop().time()
+        until, whole = self._whole.get(need, (0.0, {}))
+        if now < until:
+            if LOCAL in whole:
+                whole[LOCAL] = await self._probe(LOCAL, need)
+            return tuple(whole.values())
         names = [n for n in self.providers if not need.only or n in need.only]
         answers: dict[str, Answer] = {}
         waiting: dict[str, asyncio.Task[Answer]] = {}
-        now = asyncio.get_running_loop().time()
+        until = now + FRESH_S
         for name in names:
             if (refusal := self._refusal(name, need)) is not None:
                 answers[name] = refusal
@@ -56,23 +64,29 @@ class Board:
                     waiting[name] = self._ask(name, need)
                 else:
                     answers[name] = kept
+                    until = min(until, at + FRESH_S)
                     if now - at >= FRESH_S:
                         self._ask(name, need)
         if waiting:
             await asyncio.wait(waiting.values(), timeout=patience_s)
             for name, asked in waiting.items():
                 answers[name] = asked.result() if asked.done() else self._silent(name, patience_s)
-        return tuple(answers[name] for name in names)
+                until = 0.0
+        whole = {name: answers[name] for name in names}
+        self._whole[need] = (until, whole)
+        return tuple(whole.values())
 
     def forget(self) -> None:
         """Drop what is kept: something was rented or released."""
         self._kept.clear()
+        self._whole.clear()
 
     def doubt(self, name: str) -> None:
         """A call at ``name`` failed: its kept answers still serve, and are asked for again at once."""
         for (provider, need), (at, answer) in list(self._kept.items()):
             if provider == name:
                 self._kept[provider, need] = (at - FRESH_S, answer)
+                self._whole.pop(need, None)
 
     def _refusal(self, name: str, need: Need) -> Unfit | None:
         """What the terms say; they do not change while we run."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,14 @@ from accel.core.errors import (
 )
 from accel.core.lease import Intent, Lease
 from accel.core.money import Basis, Cost
-from accel.core.offer import Offer, Unfit
+from accel.core.offer import Billing, Offer, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Task
 from accel.fleet.board import Board
 from accel.fleet.leases import BatchProvider, Leases, Patience
 from accel.ledger import Budgets, Job, JobStep, Ledger, decisions, jobs
 from accel.providers.base import JobState
-from accel.routing import State, rank
+from accel.routing import Health, State, rank
 from accel.worker.artefacts import JobResult, read_result
 from accel.worker.bundle import Bundle
 
@@ -67,14 +67,14 @@ class Finished:
 
 
 class JobRunner:
-    """Carries jobs on. ``state`` gives the routing state for a task at the time of choosing."""
+    """Carries jobs on. state: the routing state for a task and the offers at the time of choosing."""
 
     def __init__(
         self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, folder: Path,
-        state: Callable[[Task], State], patience: Patience,
+        state: Callable[[Task, Sequence[Offer]], State], health: Health, patience: Patience,
     ) -> None:  # fmt: skip
         self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
-        self._folder, self._state, self._patience = folder, state, patience
+        self._folder, self._state, self._health, self._patience = folder, state, health, patience
         self._leases = Leases(board, ledger, budgets, patience)
         self._fresh: set[str] = set()  # intents written by this very process
         self._transfer_s: dict[str, float] = {}
@@ -142,9 +142,9 @@ class JobRunner:
             for a in self._ledger.attempts(task.id)
             if a.outcome is not Outcome.OK
         )
-        state = dataclasses.replace(self._state(task), failed=failed)
         answers = await self._board.offers(task.need)
         offers = tuple(a for a in answers if isinstance(a, Offer))
+        state = dataclasses.replace(self._state(task, offers), failed=failed)
         unfit = tuple(a for a in answers if isinstance(a, Unfit))
         draw = self._runtime.random.random()
         route = rank(task, answers, state, draw)
@@ -241,15 +241,19 @@ class JobRunner:
         transfer_s = self._transfer_s.pop(intent.id, 0.0)
         # queue, provisioning and our own polling: what the far end and the transfers do not account for
         wait_s = max(0.0, self._elapsed_s(intent) - compute_s - cold_s - transfer_s)
+        # what bills seconds does so from its creation on; free hours count the session's work
+        used_s = cold_s + compute_s
+        if intent.offer.billing is Billing.SECONDS:
+            used_s = self._elapsed_s(intent)
+        ending = await self._leases.release(intent, used_s=used_s)
         attempt = Attempt(
             id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
             realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.OK,
             timing=Timing(wait_s, cold_s, transfer_s, compute_s), lease_id=lease.id,
-            cost=Cost(intent.offer.rate.cost(cold_s + compute_s), Basis.ESTIMATED),
+            cost=Cost(intent.offer.rate.cost(ending.used_s), Basis.ESTIMATED), used_s=ending.used_s,
         )  # fmt: skip
-        ending = await self._leases.release(intent, used_s=cold_s + compute_s)
         with self._ledger.transaction():
-            self._ledger.record_attempt(attempt, job.task.spec, job.task.size)
+            self._record(job, attempt)
             self._leases.book(intent, ending)
             return jobs.advance(self._ledger, job, JobStep.DONE)
 
@@ -259,18 +263,26 @@ class JobRunner:
         self._board.forget()
         ending = await self._leases.release(intent, used_s=self._elapsed_s(intent), failure=failure)
         with self._ledger.transaction():
-            self._record_failure(job, intent, failure)
+            self._record_failure(job, intent, failure, ending.used_s)
             self._leases.book(intent, ending)
             return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(failure)[:500])
 
-    def _record_failure(self, job: Job, intent: Intent, failure: AccelError) -> None:
+    def _record_failure(
+        self, job: Job, intent: Intent, failure: AccelError, used_s: float = 0.0
+    ) -> None:
         attempt = Attempt(
             id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
             realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.FAILED,
-            timing=Timing(wait_s=self._elapsed_s(intent)), cost=Cost(),
-            error=type(failure).__name__, detail=str(failure)[:500],
+            timing=Timing(wait_s=self._elapsed_s(intent)),
+            cost=Cost(intent.offer.rate.cost(used_s), Basis.ESTIMATED),
+            error=type(failure).__name__, detail=str(failure)[:500], used_s=used_s,
         )  # fmt: skip
+        self._record(job, attempt)
+
+    def _record(self, job: Job, attempt: Attempt) -> None:
+        """Into the ledger, and into what is known of the provider."""
         self._ledger.record_attempt(attempt, job.task.spec, job.task.size)
+        self._health.recall(attempt, job.task.spec, job.task.size, self._clock())
 
     def _elapsed_s(self, intent: Intent) -> float:
         return max(0.0, (self._runtime.now() - intent.created_at).total_seconds())

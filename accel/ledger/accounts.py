@@ -93,6 +93,12 @@ class Accounts(Database):
         super().__init__(path, realm, *([now] if now else []))
         self._owners = path.with_name(f"{path.name}.owners")
         self._owner = owners.Owner(self._owners)
+        self._moved = 0  # how often this process may have changed an account
+
+    def moves(self) -> tuple[int, int]:
+        """Changes whenever an account may have: what was read of them before may still be used until then."""
+        with self._lock:
+            return self._moved, int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close the file. What this process still holds is lost to it, and is ``orphans``."""
@@ -117,6 +123,7 @@ class Accounts(Database):
         Raises ValueError for a limit that no amount can be.
         """
         _sane(limit or 0)
+        self._moved += 1
         with self.transaction() as db:
             made = db.execute(
                 "INSERT INTO account (name, unit, wanted, cap, provider, period, since, until) "
@@ -150,6 +157,7 @@ class Accounts(Database):
     def limit(self, name: str, limit: int | None) -> None:
         """Set an account's limit. One below what is spent and held leaves nothing, and is no error."""
         _sane(limit or 0)
+        self._moved += 1
         done = self.write(
             "UPDATE account SET wanted = ?1, cap = max(?1 - over, spent + held) WHERE name = ?2", limit, name
         )
@@ -165,6 +173,7 @@ class Accounts(Database):
         there is another: the clock has gone back since, and what was charged meanwhile cannot be told.
         """
         _sane(left)
+        self._moved += 1
         at = instant(as_of)
         with self.transaction() as db:
             have = self.account(name)
@@ -208,6 +217,7 @@ class Accounts(Database):
         cannot be, LedgerError when ``hold_id`` was used before or an account is missing.
         """
         _sane(draw.amount)
+        self._moved += 1
         names = json.dumps(draw.accounts)
         with self.transaction() as db:
             try:
@@ -237,6 +247,7 @@ class Accounts(Database):
         for an amount that cannot be.
         """
         _sane(amount)
+        self._moved += 1
         with self.transaction() as db:
             found = db.execute("SELECT accounts, amount FROM hold WHERE id = ?", (hold_id,)).fetchone()
             if found is None:

@@ -13,7 +13,7 @@ remembers how late it once was), so that what was spent stays spent. One that go
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -25,15 +25,14 @@ from accel.ledger import alerts
 from accel.ledger.accounts import LARGEST, Account, Draw
 from accel.ledger.database import instant
 from accel.ledger.limits import PERIODS, Limits, Period, span
+from accel.ledger.periods import CREDIT, QUOTA, Known, Periods
 from accel.ledger.store import Ledger
 
 __all__ = ["Budgets", "Limits", "Period"]
 
-CREDIT, QUOTA = "credit", "quota"  # kinds of account beside the periods
 # Kaggle's window of free hours, and the guess where a provider does not tell
 WEEK_S = 7 * 86400.0
 NO_BUDGET = "no budget is set for paid providers: set budget.month"
-Known = Mapping[tuple[str, str], Account]  # by provider and period
 
 
 class _Tight(NamedTuple):
@@ -50,10 +49,11 @@ class Budgets:
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self._ledger, self._limits = ledger, limits
-        self._caps: dict[str, list[tuple[str, Period]]] = {}  # by provider, "" for all together
-        for who, period in limits.caps:
-            self._caps.setdefault(who, []).append((who, period))
-        self._applying: dict[str, dict[tuple[str, str], int]] = {}
+        self._periods = Periods(ledger, limits)
+        # what was last read, until an account changes, and for a second at most: windows pass, too
+        self._moves: tuple[tuple[int, int], int] | None = None
+        self._money_left: dict[str, Funds] = {}
+        self._known: Known | None = None
 
     # Facts ----------------------------------------------------------------------------------------
 
@@ -63,22 +63,34 @@ class Budgets:
         if not asked:
             return ()
         now = self._ledger.now()
-        known = self._current(now)
-        paid = dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS)
-        for provider in paid:
-            if not self._wanted(provider).keys() <= known.keys():  # once in a period
-                with self._ledger.transaction():
-                    known = {**known, **self._opened(provider, now)}
-        together = self._tightest("", known, now) if paid else None
+        if (moves := (self._ledger.moves(), int(now.timestamp()))) != self._moves:
+            self._moves, self._money_left, self._known = moves, {}, None
+        known = self._known
+        if known is None or any(
+            o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
+        ):
+            known = self._known = self._read(asked, now)
+            self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
         return tuple(
-            self._quota(o, known, now)
-            if o.billing is Billing.QUOTA
-            else self._money(o.provider, together, known, now)
+            self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
             for o in asked
         )
 
+    def _read(self, asked: Sequence[Offer], now: datetime) -> Known:
+        """The accounts, those that were missing opened; and what they leave for each who bills seconds."""
+        known = self._periods.current(now)
+        paid = dict.fromkeys(o.provider for o in asked if o.billing is Billing.SECONDS)
+        for provider in paid:
+            if not self._periods.wanted(provider).keys() <= known.keys():  # once in a period
+                with self._ledger.transaction():
+                    known = {**known, **self._periods.opened(provider, now)}
+        together = self._tightest("", known, now) if paid else None
+        for provider in paid:
+            self._money_left[provider] = self._money(provider, together, known, now)
+        return known
+
     def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
-        own = self._tightest(provider, known, now) if provider in self._caps else None
+        own = self._tightest(provider, known, now) if provider in self._periods.caps else None
         narrow = pressed = together or own
         if together and own:
             narrow = own if own.left < together.left else together
@@ -96,7 +108,7 @@ class Budgets:
     def _tightest(self, who: str, known: Known, now: datetime) -> _Tight | None:
         """What the limits of one provider, or those of all together, leave; None without any."""
         found: _Tight | None = None
-        for key in self._caps.get(who, ()):
+        for key in self._periods.caps.get(who, ()):
             account, limit = known[key], self._limits.caps[key]
             room = _room(account, limit)
             used = (account.used + account.held) / limit if limit else 1.0
@@ -143,12 +155,12 @@ class Budgets:
         provider, amount = offer.provider, offer.rate.cost(seconds)
         if offer.rate.free:
             raise OverBudget(f"{provider} bills seconds at a price of zero, it says; nothing was started.")
-        capped = bool(self._caps.get("") or self._caps.get(provider))
+        capped = bool(self._periods.caps.get("") or self._periods.caps.get(provider))
         prepaid = self._limits.credits.get(provider)
         if not capped and not prepaid:
             raise OverBudget(f"{provider}: {NO_BUDGET}; nothing was started.")
         with self._ledger.transaction():
-            known = self._opened(provider, self._ledger.now())
+            known = self._periods.opened(provider, self._ledger.now())
             credit = known.get((provider, CREDIT))
             short: list[Account] = []
             if credit and prepaid and _left(credit) >= amount:
@@ -163,12 +175,13 @@ class Budgets:
                 self._ledger.reserve(hold_id, draw, task_id)
                 return
             for account in short:
-                body = self._body(account) | {"asked": amount}
+                body = self._periods.body(account) | {"asked": amount}
                 alerts.raise_(self._ledger, f"budget:{account.name}:refused", body)
         least = min(short, key=_left)  # told only now: the alert is committed
+        told = _words(least, self._periods.limit(least))
         raise OverBudget(
-            f"{provider}: {_words(least, self._limit(least))} leaves {dollars(NanoUSD(_left(least)))}, and "
-            f"{dollars(amount)} would be reserved; nothing was started."
+            f"{provider}: {told} leaves {dollars(NanoUSD(_left(least)))}, and {dollars(amount)}"
+            " would be reserved; nothing was started."
         )
 
     def _reserve_quota(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
@@ -214,73 +227,12 @@ class Budgets:
         with self._ledger.transaction():
             accounts = self._ledger.settle(hold_id, amount, basis)
             for account in accounts:
-                limit = self._limit(account)
+                limit = self._periods.limit(account)
                 for share in self._limits.alert_at if limit else ():
                     if account.used >= share * limit:
-                        body = self._body(account) | {"share": share}
+                        body = self._periods.body(account) | {"share": share}
                         alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
         return bool(accounts)
-
-    # Accounts -------------------------------------------------------------------------------------
-
-    def _current(self, now: datetime, provider: str | None = None) -> Known:
-        """Accounts that have not ended, the latest of each provider and period."""
-        found = self._ledger.open_accounts(now, provider)  # by beginning: a later one takes the place
-        return {(a.provider, a.period): a for a in found}
-
-    def _limit(self, account: Account) -> int:
-        """This process's own limit for an account, 0 where it has none."""
-        if account.period == CREDIT:
-            return self._limits.credits.get(account.provider, 0)
-        if account.period in PERIODS:
-            return self._limits.caps.get((account.provider, Period(account.period)), 0)
-        return 0
-
-    def _wanted(self, provider: str) -> dict[tuple[str, str], int]:
-        """This process's limits that apply to a provider."""
-        wanted = self._applying.get(provider)
-        if wanted is None:
-            keys = (*self._caps.get("", ()), *self._caps.get(provider, ()))
-            wanted = self._applying[provider] = {key: self._limits.caps[key] for key in keys}
-            if provider in self._limits.credits:
-                wanted[provider, CREDIT] = self._limits.credits[provider]
-        return wanted
-
-    def _opened(self, provider: str, now: datetime) -> Known:
-        """Accounts that apply to ``provider``, with the limits of this process; missing ones are opened.
-
-        One for which this process has no limit (another process has, or had) is drawn on all the same: what
-        it says of its period stays true.
-        """
-        known = self._current(now, provider)
-        wanted: dict[tuple[str, str], int | None] = {k: None for k in known if k[1] in PERIODS}
-        wanted |= self._wanted(provider)
-        changed = False
-        for (who, period), limit in wanted.items():
-            account = known.get((who, period))
-            if account is None:
-                self._open(who, period, limit, now)
-            elif account.wanted != limit:
-                self._ledger.limit(account.name, limit)
-            changed |= account is None or account.wanted != limit
-        return self._current(now, provider) if changed else known
-
-    def _open(self, who: str, period: str, limit: int | None, now: datetime) -> None:
-        if period == CREDIT:
-            self._ledger.open_account(f"{who}:{CREDIT}", "nano_usd", limit, provider=who, period=CREDIT)
-            return
-        key, since, until = span(Period(period), now.date())
-        self._ledger.open_account(
-            f"{who or 'all'}:{period}:{key}", "nano_usd", limit, provider=who, period=period,
-            since=instant(since), until=instant(until),
-        )  # fmt: skip
-
-    def _body(self, account: Account) -> dict[str, str | int | float]:
-        return {
-            "kind": "budget", "realm": self._ledger.realm.value, "account": account.name,
-            "provider": account.provider, "period": account.period, "limit": self._limit(account),
-            "used": account.used, "held": account.held,
-        }  # fmt: skip
 
 
 def _left(account: Account) -> int:

@@ -7,7 +7,6 @@ process, however that ends, so that what a killed process held can be told from 
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,7 +25,7 @@ class Owner:
         """Unlike any other, also of other processes and of the past."""
         if self._lock is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+            name = f"{os.getpid()}-{os.urandom(6).hex()}"
             lock = FileLock(_file(self._folder, name), thread_local=False)
             lock.acquire()
             self._name, self._lock = name, lock

@@ -21,8 +21,8 @@ class Request:
 
     parent: the query that it was a stage of. stage: "" for a whole query. complexity and outcome: as in
     ``core``. provider: who answered, "cache", or "" when nobody did. seconds: that the caller waited.
-    hits: items that came from the cache, of ``items``. cost: of all attempts. avoided: what the hits
-    would have cost.
+    hits: items that came from the cache, of ``items``. cost: of all attempts. avoided: what
+    the hits, and what was computed free, would have cost at the cheapest paid offer.
     """
 
     id: str

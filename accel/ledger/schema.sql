@@ -129,6 +129,8 @@ CREATE TABLE alert (
   state   TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sending', 'done', 'failed')),
   owner   TEXT NOT NULL DEFAULT '',     -- the process that sends it
   tries   INTEGER NOT NULL DEFAULT 0,
+  due     TEXT NOT NULL DEFAULT '',     -- not to be sent before
+  ways    TEXT NOT NULL DEFAULT '{}' CHECK (json_type(ways) = 'object'),  -- it must not go these again
   note    TEXT NOT NULL DEFAULT '',
   made_at TEXT NOT NULL,
   at      TEXT NOT NULL

@@ -107,8 +107,8 @@ class Ledger(Accounts):
         )  # fmt: skip
         return [(Size(items, tokens), Timing(*seconds)) for items, tokens, *seconds in found]
 
-    def recent(self, since_s: float) -> list[tuple[Attempt, Stage, str, Size, float]]:
-        """Attempts written in the last ``since_s`` seconds, oldest first: what health is folded from.
+    def recent(self, since_s: float, last: int = 2000) -> list[tuple[Attempt, Stage, str, Size, float]]:
+        """The ``last`` attempts written in the last ``since_s`` seconds, oldest first, for ``routing``.
 
         With each its stage, its model (see ``model_of``), its size (items and tokens; bytes are not kept)
         and its age in seconds, which is 0 where the clock has gone back since. Not validated again: they
@@ -116,13 +116,13 @@ class Ledger(Accounts):
         """
         now = self.now()
         found = self.rows(
-            "SELECT body, stage, model, items, tokens, at FROM attempt WHERE at >= ? ORDER BY rowid",
-            instant(now - timedelta(seconds=since_s)),
-        )
+            "SELECT body, stage, model, items, tokens, at FROM attempt WHERE at >= ? "
+            "ORDER BY rowid DESC LIMIT ?", instant(now - timedelta(seconds=since_s)), last,
+        )  # fmt: skip
         return [
             (_attempt(json.loads(body)), Stage(stage), model, Size(items, tokens),
              max(0.0, (now - datetime.fromisoformat(at)).total_seconds()))
-            for body, stage, model, items, tokens, at in found
+            for body, stage, model, items, tokens, at in reversed(found)
         ]  # fmt: skip
 
     def record_rows(self, rows: Sequence[Row], job_id: str = "") -> None:

@@ -123,7 +123,8 @@ class LocalProvider:
                 return  # it runs, and has not noted its id yet
             process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BEGIN], cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, pass_fds=(lock.fileno(),), env=_quiet_environment(),
+                stderr=log, start_new_session=True, pass_fds=(lock.fileno(),),
+                env=environment.without_secrets(),
             )  # fmt: skip
         self._children[folder.name] = process  # held, so that the interpreter reaps it
 
@@ -192,12 +193,6 @@ class LocalProvider:
 
     def _job_folder(self, name: str) -> Path:
         return self._folder / name
-
-
-def _quiet_environment() -> dict[str, str]:
-    """The environment without anything that could be a key: a job of ours needs none."""
-    secretive = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-    return {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secretive)}
 
 
 def _take(lock: int, how: int = fcntl.LOCK_EX) -> bool:

@@ -1,160 +1,288 @@
 """The cascade. Guarantee: every request ends once, in one valid answer or one error that lists each try.
 
 The only place where anything is tried again. Offers are tried in the route's order, another provider
-before the same one again, ``MAX_ATTEMPTS`` in all, and this machine always gets one of them. The deadline
-spans the whole cascade: a try must leave the time that the quickest other offer is expected to need, if
-that fits at all, and gets at least half of what is left.
+before the same one again, ``MAX_ATTEMPTS`` sent in all (SRE book: 3), and this machine always gets one of
+them. The deadline spans the whole cascade: a try leaves time for those after it (``Turns.share_s``).
+``Health`` is asked again at the moment of dispatch. An offer that may not be used now is passed over; when
+only such are left, the earliest is waited for, if its time comes within the deadline.
+
+Hedge (Dean and Barroso, "The Tail at Scale"): a live try that takes longer than 95 % of similar ones is
+joined by one at another provider; the first valid answer wins, the other try is cancelled and closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from accel.core.attempt import Attempt, Outcome, Route, Scored, Timing
-from accel.core.errors import EveryAttemptFailed, ProviderError, Retry, TimedOut, UsageError
-from accel.core.money import Cost
+from accel.core.attempt import Attempt, Route, Scored
+from accel.core.errors import EveryAttemptFailed, TimedOut, UsageError
 from accel.core.runtime import Runtime
+from accel.core.task import Lane, Task
+from accel.routing.health import Health
 from accel.routing.policy import LOCAL
+from accel.routing.track import tail_s
+from accel.routing.tries import Books, Tried, Tries, Try
+from accel.routing.turns import LONGEST_ASKED_S, Turns
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3
-# full jitter between tries at the same provider (AWS, "Exponential backoff and jitter")
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 2.0
-# what a provider may ask us to wait (Retry-After) where there is no deadline; it loses its turn above it
-LONGEST_ASKED_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tried(Generic[T]):
-    """What one successful try gave."""
-
-    output: T
-    timing: Timing
-    cost: Cost
-    lease_id: str = ""
+# how long a place is waited for where there is no deadline
+LONGEST_QUEUE_S = 60.0
+LEAST_SLEEP_S = 1e-3  # while a recovery is waited for
 
 
 async def cascade(
-    route: Route, attempt: Callable[[Scored], Awaitable[Tried[T]]], runtime: Runtime, *,
-    within_s: float | None = None, on_attempt: Callable[[Attempt], None] = lambda _: None,
+    task: Task, route: Route, run: Callable[[Scored], Awaitable[Tried[T]]], books: Books, health: Health,
+    runtime: Runtime, *, most: int = MAX_ATTEMPTS,
 ) -> tuple[T, tuple[Attempt, ...]]:  # fmt: skip
-    """Try the offers of ``route`` until one gives an output.
+    """Try the offers of ``route`` until one gives an output; all attempts come with it, in order of end.
 
-    attempt: one try; raises ProviderError, and must validate its own output. on_attempt: told of every
-    ended try. Raises EveryAttemptFailed; UsageError and cancellation pass through, after their attempt was
-    told.
+    most: tries that may be sent. run: one try; raises ProviderError, must validate its own output, and must
+    end soon when it is cancelled. Raises EveryAttemptFailed; UsageError and cancellation pass through, after
+    their attempt was closed.
     """
-    clock = asyncio.get_running_loop().time
-    ends = None if within_s is None else clock() + within_s
-    turns = _Turns(route, runtime)
-    done: list[Attempt] = []
-    while turns.waiting and len(done) < MAX_ATTEMPTS and (ends is None or clock() < ends):
-        scored = turns.take(last=len(done) == MAX_ATTEMPTS - 1)
-        pause = turns.pause_s(scored, clock())
-        if ends is not None and clock() + pause >= ends:
-            continue  # it asked for more than what is left
-        await asyncio.sleep(pause)
-        began = clock()
-        bound = asyncio.timeout(None if ends is None else turns.share_s(ends - began))
+    health.throttle.begin(live=task.lane is Lane.LIVE)
+    try:
+        request = _Request(task, route, run, Tries(task, books, health, runtime), health, runtime, most)
+        return await request.answer()
+    finally:
+        health.throttle.end()
+
+
+class _Request(Generic[T]):
+    """One request on its way."""
+
+    def __init__(
+        self, task: Task, route: Route, run: Callable[[Scored], Awaitable[Tried[T]]], tries: Tries,
+        health: Health, runtime: Runtime, most: int,
+    ) -> None:  # fmt: skip
+        self._most = most
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._began = self._clock()
+        self._ends = None if task.within_s is None else self._began + task.within_s
+        self._task, self._route, self._run = task, route, run
+        self._tries, self._health = tries, health
+        self._turns = Turns(route, runtime)
+        self._hedged = task.lane is not Lane.LIVE
+        self._me = asyncio.current_task()
+        self._stops = self._me.cancelling() if self._me else 0
+
+    async def answer(self) -> tuple[T, tuple[Attempt, ...]]:
+        tries, turns = self._tries, self._turns
+        while tries.sent < self._most and (self._ends is None or self._clock() < self._ends):
+            if not turns.waiting and not await self._recovery():
+                break
+            one = await self._dispatch(turns.take(last=tries.sent == self._most - 1))
+            if one is None:
+                continue
+            after_s = self._hedge_after_s(one)
+            won = await (self._alone(one) if after_s is None else self._raced(one, after_s))
+            if won is not None:
+                return won.output, tuple(tries.done)
+        raise self._failure()
+
+    async def _recovery(self) -> bool:
+        """Every offer left may not be used now: sleep until the first may, if that is in time."""
+        now = self._clock()
+        ends = self._began + LONGEST_ASKED_S if self._ends is None else self._ends
+        at = self._turns.earliest()
+        if at is None or at >= ends:
+            return False
+        await asyncio.sleep(max(LEAST_SLEEP_S, at - now))
+        self._turns.again(self._clock())
+        return True
+
+    async def _dispatch(self, scored: Scored) -> Try | None:
+        """Wait for the offer's turn and place, ask all who may refuse, and begin; None: not this one."""
+        provider, now = scored.offer.provider, self._clock()
+        if pause := self._turns.pause_s(scored, now):
+            if self._ends is not None and now + pause >= self._ends:
+                return None  # it asked for more than what is left
+            await asyncio.sleep(pause)
+            now = self._clock()
+        if self._refused(scored, now):
+            return None
+        limiter, share_s, waited_s = self._health.limiter(provider), self._share_s(scored, now), 0.0
+        if limiter is not None and not limiter.take():
+            expected_s = scored.estimate.timing.total_s
+            patience_s = LONGEST_QUEUE_S if share_s is None else max(0.0, share_s - expected_s)
+            got = await limiter.wait(patience_s)
+            waited_s = self._clock() - now
+            if not got:
+                self._tries.no_place(scored, waited_s)
+                return None
+            if self._refused(scored, self._clock()):
+                limiter.give_back(None, 0.0)
+                return None
+        bound_s, full = self._bound_s(scored, None if share_s is None else max(0.0, share_s - waited_s))
+        return self._tries.open(scored, bound_s, waited_s=waited_s, full=full)
+
+    def _refused(self, scored: Scored, now: float) -> bool:
+        """Whether nothing may be sent there now; why is kept for the error, and when it may be again."""
+        provider = scored.offer.provider
+        if provider == LOCAL:
+            return False
+        if refusal := self._health.refusal(provider, self._task, now):
+            reason, again_s = refusal
+            self._turns.skip(scored, reason, None if again_s is None else now + again_s)
+            return True
+        if self._tries.sent and (reason := self._health.throttle.refusal(provider)):
+            self._turns.skip(scored, reason, None)
+            return True
+        return False
+
+    def _share_s(self, scored: Scored, now: float) -> float | None:
+        if self._ends is None:
+            return None
+        return self._turns.share_s(
+            scored, self._ends - now, self._ends - self._began, self._most - self._tries.sent - 1,
+            known=self._health.known(scored, self._task),
+        )  # fmt: skip
+
+    def _bound_s(self, scored: Scored, share_s: float | None) -> tuple[float | None, bool]:
+        """Seconds that a try may run, and whether the deadline leaves it all that it may well need."""
+        patience_s = self._health.patience_s(scored, self._task)
+        if share_s is None or (patience_s is not None and patience_s <= share_s):
+            return patience_s, True
+        return share_s, share_s >= tail_s(scored.estimate)
+
+    async def _alone(self, one: Try) -> Tried[T] | None:
+        """Run one try here, without a task of its own."""
+        bound = asyncio.timeout(one.bound_s)
         try:
             async with bound:
-                tried = await attempt(scored)
-        except asyncio.CancelledError:
-            on_attempt(_ended(route, scored, runtime, Outcome.CANCELLED, clock() - began, None))
-            raise
+                tried = await self._run(one.scored)
         except UsageError as mistake:  # the input is at fault: no other offer would take it
-            on_attempt(_ended(route, scored, runtime, Outcome.FAILED, clock() - began, mistake))
+            self._tries.failed(one, mistake)
             raise
         except Exception as failure:  # an unknown error must also lead to the next offer
-            error = failure
-            if bound.expired():
-                error = TimedOut("no answer in the time it had", provider=scored.offer.provider)
-            ended = _ended(route, scored, runtime, Outcome.FAILED, clock() - began, error)
-            done.append(ended)
-            on_attempt(ended)
-            turns.failed(scored, error, clock())
-            continue
-        ended = _ok(route, scored, runtime, tried)
-        on_attempt(ended)
-        return tried.output, (*done, ended)
-    subject = "every offer failed"
-    if ends is not None and clock() >= ends:
-        subject = "the deadline passed"
-    elif not route.ranked:
-        subject = route.why
-    raise EveryAttemptFailed(subject, tuple(done))
+            ended: Tried[T] | Exception = failure
+        except BaseException:
+            self._tries.cancelled(one)
+            raise
+        else:
+            ended = tried
+        if self._me and self._me.cancelling() > self._stops:  # ``run`` swallowed it
+            self._tries.cancelled(one)
+            raise asyncio.CancelledError
+        if bound.expired():  # a late answer is no answer
+            ended = _timed_out(one)
+        if isinstance(ended, Exception):
+            self._failed(one, ended)
+            return None
+        self._tries.answered(one, ended)
+        return ended
+
+    def _failed(self, one: Try, error: Exception) -> None:
+        self._tries.failed(one, error)
+        self._turns.failed(one.scored, error, self._clock())
+
+    # Hedging --------------------------------------------------------------------------------------
+
+    def _hedge_after_s(self, one: Try) -> float | None:
+        """Seconds after which ``one`` is joined by a hedge; None where none can be."""
+        if self._hedged or self._tries.sent >= self._most or not self._health.throttle.can_hedge:
+            return None
+        if all(s.offer.provider == one.scored.offer.provider for s in self._turns.waiting):
+            return None
+        after_s = self._health.hedge_after_s(one.scored, self._task)
+        return after_s if after_s is not None and (one.bound_s is None or after_s < one.bound_s) else None
+
+    async def _raced(self, first: Try, after_s: float) -> Tried[T] | None:
+        """Run one try, and after ``after_s`` another beside it; the first valid answer wins."""
+        running = [(self._start(first), first)]
+        hedge_at: float | None = first.began + after_s
+        try:
+            while running:
+                wakes = [one.ends for _, one in running if one.ends is not None]
+                wakes += [] if hedge_at is None else [hedge_at]
+                left_s = max(0.0, min(wakes) - self._clock()) if wakes else None
+                await asyncio.wait(
+                    [t for t, _ in running], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                now = self._clock()
+                for task, one in tuple(running):  # in the order they were sent
+                    if task.done():
+                        running.remove((task, one))
+                        if (tried := self._ended(task, one)) is not None:
+                            return tried
+                    elif one.ends is not None and now >= one.ends:
+                        running.remove((task, one))
+                        _drop(task)
+                        self._failed(one, _timed_out(one))
+                if hedge_at is not None and running and now >= hedge_at:
+                    hedge_at = None
+                    if spare := self._hedge(first, now):
+                        running.append((self._start(spare), spare))
+            return None
+        finally:
+            for task, one in running:
+                _drop(task)
+                well = task.done() and not task.cancelled() and task.exception() is None
+                self._tries.cancelled(one, task.result() if well else None)
+
+    def _start(self, one: Try) -> asyncio.Task[Tried[T]]:
+        async def call() -> Tried[T]:
+            return await self._run(one.scored)
+
+        return asyncio.create_task(call())
+
+    def _ended(self, task: asyncio.Task[Tried[T]], one: Try) -> Tried[T] | None:
+        try:
+            tried = task.result()
+        except UsageError as mistake:
+            self._tries.failed(one, mistake)
+            raise
+        except Exception as failure:
+            self._failed(one, failure)
+            return None
+        except BaseException:
+            self._tries.cancelled(one)
+            raise
+        self._tries.answered(one, tried)
+        return tried
+
+    def _hedge(self, first: Try, now: float) -> Try | None:
+        """Another provider's try beside ``first``: the next of the route that may, can and is in time."""
+        throttle, last = self._health.throttle, self._tries.sent == self._most - 1
+        if not throttle.can_hedge:
+            return None
+        for scored in self._turns.others(first.scored, last=last):
+            provider = scored.offer.provider
+            limiter, share_s = self._health.limiter(provider), self._share_s(scored, now)
+            if share_s is not None and scored.estimate.timing.total_s >= share_s:
+                continue
+            if limiter is not None and (
+                self._health.refusal(provider, self._task, now) or throttle.refusal(provider)
+                or not limiter.take()
+            ):  # fmt: skip
+                continue
+            bound_s, full = self._bound_s(scored, share_s)
+            if spare := self._tries.open(scored, bound_s, full=full, hedge=True):
+                self._turns.waiting.remove(scored)
+                self._hedged = True
+                throttle.hedged()
+                return spare
+        return None
+
+    def _failure(self) -> EveryAttemptFailed:
+        subject = "every offer failed"
+        if self._ends is not None and self._clock() >= self._ends:
+            subject = "the deadline passed"
+        elif not self._route.ranked:
+            subject = self._route.why
+        if skipped := self._turns.skipped(self._clock()):
+            subject += f" (not tried: {skipped})"
+        return EveryAttemptFailed(subject, tuple(self._tries.done))
 
 
-class _Turns:
-    """Whose turn it is: the offers still to be tried, and how long each asked to be left alone."""
-
-    def __init__(self, route: Route, runtime: Runtime) -> None:
-        self.waiting = list(route.ranked)
-        self._runtime = runtime
-        self._not_before: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
-
-    def take(self, *, last: bool) -> Scored:
-        """The next offer; the last allowed try belongs to this machine if it has not had one."""
-        local = self._untried_local()
-        chosen = local if local is not None and last else self.waiting[0]
-        self.waiting.remove(chosen)
-        return chosen
-
-    def failed(self, scored: Scored, error: Exception, now: float) -> None:
-        """Put the offer at the end of the queue, if it may be tried again."""
-        asked = getattr(error, "retry_after_s", None)
-        if not isinstance(error, ProviderError) or error.retry is not Retry.SAME:
-            return
-        if asked is not None and asked > LONGEST_ASKED_S:
-            return
-        again = self._failures.get(scored.offer.id, 0)
-        self._failures[scored.offer.id] = again + 1
-        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**again)
-        pause = asked if asked is not None else self._runtime.random.uniform(0, longest)
-        self._not_before[scored.offer.id] = now + max(0.0, pause)
-        self.waiting.append(scored)
-
-    def pause_s(self, scored: Scored, now: float) -> float:
-        """Seconds until the offer may be tried: its Retry-After, or jitter after its last failure."""
-        return max(0.0, self._not_before.get(scored.offer.id, now) - now)
-
-    def share_s(self, left_s: float) -> float:
-        """How much of the time left this try may take, so that a hang does not cost the whole request."""
-        needed = min(
-            (s.estimate.timing.total_s for s in self.waiting if s.offer.id not in self._failures),
-            default=left_s,
-        )
-        return left_s if needed >= left_s else max(left_s / 2, left_s - needed)
-
-    def _untried_local(self) -> Scored | None:
-        return next(
-            (s for s in self.waiting if s.offer.provider == LOCAL and s.offer.id not in self._failures),
-            None,
-        )
+def _timed_out(one: Try) -> TimedOut:
+    return TimedOut("no answer in the time it had", provider=one.scored.offer.provider)
 
 
-def _ended(
-    route: Route, scored: Scored, runtime: Runtime, outcome: Outcome, seconds: float,
-    error: Exception | None,
-) -> Attempt:  # fmt: skip
-    return Attempt(
-        id=runtime.new_id(), task_id=route.task_id, provider=scored.offer.provider,
-        realm=scored.offer.realm, offer_id=scored.offer.id, outcome=outcome,
-        # a failed try tells only how long it took; it is counted as waiting
-        timing=Timing(wait_s=max(seconds, 0.0)), cost=Cost(),
-        error=type(error).__name__ if error else "",
-        detail=str(error).splitlines()[0][:500] if error and str(error) else "",
-    )  # fmt: skip
-
-
-def _ok(route: Route, scored: Scored, runtime: Runtime, tried: Tried[T]) -> Attempt:
-    return Attempt(
-        id=runtime.new_id(), task_id=route.task_id, provider=scored.offer.provider,
-        realm=scored.offer.realm, offer_id=scored.offer.id, outcome=Outcome.OK,
-        timing=tried.timing, cost=tried.cost, lease_id=tried.lease_id,
-    )  # fmt: skip
+def _drop(task: asyncio.Task[Tried[T]]) -> None:
+    """Cancel it, and let go of whatever it still answers or raises."""
+    task.cancel()
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())

@@ -2,21 +2,24 @@
 
 The prior is arithmetic: the stage's FLOPs over a data-sheet peak times an achieved fraction, or its
 bytes over the memory rate, whichever is longer, plus the way there and back. It is replaced by the
-median of this provider's own attempts, of the same realm, on tasks of a similar size.
+medians of this provider's own attempts on tasks of a similar size (``Standing.measured``).
+
+Seconds are taken to be log-normal: their median is the estimate's, and the standard deviation of their
+logarithm its ``spread``.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
 from accel.core.attempt import Estimate, Timing
-from accel.core.money import Basis, Cost
-from accel.core.offer import Offer
-from accel.core.task import Numerics, Size, Stage, Task
+from accel.core.money import Cost, NanoUSD
+from accel.core.offer import Billing, Offer
+from accel.core.task import Numerics, Task
 from accel.routing.gpus import sheet
+from accel.routing.standing import Standing
 
+LOCAL = "local"
 # all-MiniLM-L6-v2 has 10.6 M matmul parameters, two FLOPs each: 21.4 MFLOP per token. Other models
 # differ; their measured attempts soon replace this prior.
 FLOP_PER_TOKEN = 21.4e6
@@ -28,51 +31,72 @@ ACHIEVED_MEMORY = 0.5
 # cores, measured 2026-11-23.
 CPU_FLOPS_PER_CORE = 1.1e11
 CPU_MEMORY = 8e9
-SIMILAR = 4.0  # "a similar size": tokens (or items) within this factor
-MIN_SAMPLES = 3
+# Spread while nothing is measured; both are ours. At 0.5 the 95th percentile is 2.3 times the median: a
+# network and a stranger's machine lie between. At 0.2 it is 1.4 times: this machine has only its own load.
+REMOTE_SPREAD = 0.5
+LOCAL_SPREAD = 0.2
+# Above it a mean of a log-normal is 7.4 medians, and says more about the fit than about the provider.
+WIDEST = 2.0
+# More than any account can hold: SQLite integers end here.
+UNPAYABLE = NanoUSD(2**63)
+_UNMEASURED = Standing("")
+_SQRT2 = math.sqrt(2.0)
+_FREE = Cost()
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One successful attempt of the past: what estimates learn from."""
-
-    provider: str
-    stage: Stage
-    size: Size
-    timing: Timing
-
-
-def estimate(task: Task, offer: Offer, history: Sequence[Measured]) -> Estimate:
+def estimate(task: Task, offer: Offer, standing: Standing | None = None) -> Estimate:
     """Expected wait, cold start, transfer and compute seconds, and money, of ``task`` on ``offer``.
 
-    Wait and cold start are the offer's own figures unless measured; money is the offer's rate over
-    cold start, transfer and compute (per-second billing starts when the machine is ours).
+    Wait and cold start are the offer's own figures unless measured, and the queue of our own calls there is
+    waited for besides. Money is asked only where seconds are billed: the offer's rate over cold start,
+    transfer and compute (billing starts when the machine is ours); ``UNPAYABLE`` where no account could
+    hold it. ``standing`` None: nothing is known of the provider.
     """
-    transfer_s = offer.round_trip_s + offer.seconds_per_byte * task.size.bytes
-    similar = [
-        m.timing
-        for m in history
-        if m.provider == offer.provider and m.stage is task.spec.stage and _similar(m.size, task.size)
-    ]
-    if len(similar) >= MIN_SAMPLES:
-        timing = Timing(
-            wait_s=statistics.median(t.wait_s for t in similar),
-            # warm now is known better than cold then: a resident model has no cold start
-            cold_s=min(offer.cold_s, statistics.median(t.cold_s for t in similar)),
-            transfer_s=statistics.median(t.transfer_s for t in similar),
-            compute_s=statistics.median(t.compute_s for t in similar),
-        )
-        basis = f"measured n={len(similar)}"
+    known = standing or _UNMEASURED
+    measured = known.measured
+    if measured is None:
+        transfer_s = offer.round_trip_s + offer.seconds_per_byte * task.size.bytes
+        compute_s, basis = _prior_compute_s(task, offer), "prior"
+        timing = Timing(offer.wait_s + known.queue_s, offer.cold_s, transfer_s, compute_s)
+        spread = LOCAL_SPREAD if offer.provider == LOCAL else REMOTE_SPREAD
     else:
-        timing = Timing(offer.wait_s, offer.cold_s, transfer_s, _prior_compute_s(task, offer))
-        basis = "prior"
-    billed_s = timing.cold_s + timing.transfer_s + timing.compute_s
-    return Estimate(timing, Cost(offer.rate.cost(billed_s), Basis.ESTIMATED), basis)
+        t, basis, spread = measured.timing, f"measured n={measured.n}", measured.spread
+        # warm or cold now, as the offer says, is known better than what most calls found then
+        cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
+        timing = Timing(t.wait_s + known.queue_s, cold_s, t.transfer_s, t.compute_s)
+    cost = _cost(offer, billed_s(timing)) if offer.billing is Billing.SECONDS else _FREE
+    return Estimate(timing, cost, basis, spread, min(1.0, max(0.0, known.success)))
 
 
-def _similar(a: Size, b: Size) -> bool:
-    x, y = (a.tokens, b.tokens) if a.tokens and b.tokens else (a.items, b.items)
-    return max(x, 1) <= SIMILAR * max(y, 1) and max(y, 1) <= SIMILAR * max(x, 1)
+def billed_s(timing: Timing) -> float:
+    """Seconds that a provider counts: waiting for a machine is not among them."""
+    return timing.cold_s + timing.transfer_s + timing.compute_s
+
+
+def in_time(seconds: float, spread: float, within_s: float | None) -> float:
+    """P(done within ``within_s``) of what does succeed: Φ((ln within_s − ln seconds) / spread)."""
+    if within_s is None or seconds <= 0:
+        return 1.0
+    if not spread > 0:
+        return 1.0 if seconds <= within_s else 0.0
+    return 0.5 * math.erfc((math.log(seconds) - math.log(within_s)) / (spread * _SQRT2))
+
+
+def chance(expected: Estimate, within_s: float | None) -> float:
+    """P(an answer within ``within_s``): the share that succeeds, times P(in time)."""
+    return expected.success * in_time(expected.timing.total_s, expected.spread, within_s)
+
+
+def mean_factor(spread: float) -> float:
+    """The mean of a log-normal over its median, exp(spread² / 2), for spreads up to ``WIDEST``."""
+    return math.exp(min(max(0.0, spread), WIDEST) ** 2 / 2)
+
+
+def _cost(offer: Offer, seconds: float) -> Cost:
+    try:
+        return Cost(offer.rate.cost(seconds))
+    except (ValueError, OverflowError):  # times that cannot be: the filter says so
+        return Cost(UNPAYABLE)
 
 
 def _prior_compute_s(task: Task, offer: Offer) -> float:

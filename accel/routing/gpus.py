@@ -5,6 +5,7 @@ Peaks are upper bounds. ``estimate`` multiplies them by an achieved fraction tha
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 GIB = 1 << 30
@@ -34,10 +35,20 @@ SHEETS: dict[str, Sheet] = {
 }
 
 
+# The longest first: "RTX 4090" before a name that it might hold
+_BY_LENGTH = tuple((set(name.split()), SHEETS[name]) for name in sorted(SHEETS, key=len, reverse=True))
+# "A100-class": the memory rate of the slower A100 (40 GB: 1,555 GB/s, NVIDIA A100 datasheet, 2021)
+A100_MEMORY = 1.555e12
+
+
+@functools.lru_cache(maxsize=256)  # asked for every offer of every decision
 def sheet(gpu_name: str) -> Sheet | None:
     """The data sheet whose name occurs as words in the driver's or provider's name ("Tesla T4" → T4)."""
-    words = gpu_name.replace("-", " ").replace("_", " ").split()
-    for name in sorted(SHEETS, key=len, reverse=True):
-        if all(part in words for part in name.split()):
-            return SHEETS[name]
-    return None
+    words = set(gpu_name.replace("-", " ").replace("_", " ").split())
+    return next((found for name, found in _BY_LENGTH if name <= words), None)
+
+
+def a100_class(gpu_name: str) -> bool:
+    """Whether it is an A100 or a larger data-centre GPU, by its memory rate."""
+    data = sheet(gpu_name)
+    return data is not None and data.memory >= A100_MEMORY

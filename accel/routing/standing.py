@@ -14,7 +14,8 @@ from accel.core.attempt import Timing
 class Measured:
     """What ``n`` successful attempts of a similar size came to.
 
-    timing: the median of each part. spread: standard deviation of the logarithm of their total seconds.
+    timing: the median of each part. spread: standard deviation of the logarithm of their total seconds
+    without cold start, which the offer tells, and which would otherwise pass for scatter.
     """
 
     n: int

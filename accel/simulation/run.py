@@ -1,178 +1,239 @@
-"""One simulated run. Guarantee: the same seed gives the same trace hash; every request ends once.
+"""One simulated run. Guarantee: the same seed gives the same trace hash.
 
-The engine is the production one: board, policy, cascade, cache, ledger (SQLite files in a temporary
-folder). Only the clock (``simulation.loop``), chance and ids (``Runtime.virtual``) and the providers
-(``simulation.world``) are not. The trace hash covers every attempt and every request's end; it also
-depends on the versions of Python and its math library.
+The engine is the production one: board, policy, cascade, health, budgets, cache, ledger (SQLite files in a
+temporary folder), jobs. Only the clocks (``simulation.loop``, ``simulation.clock``), chance and ids, and the
+providers (``simulation.world``, ``simulation.batch``) are not. The trace hash covers every call, lease,
+attempt, charge and alert, and every request's end; it also depends on the versions of Python and its math
+library.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import math
-import random
-import statistics
+import contextlib
+import logging
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from accel.cache import ExactCache
-from accel.core.errors import EveryAttemptFailed
-from accel.core.money import NanoUSD, dollars
-from accel.core.offer import Realm
-from accel.core.runtime import Runtime
-from accel.core.task import Lane, Need, Size, Spec, Stage, Task
-from accel.fleet import Board
-from accel.fleet.leases import Patience
-from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger
+from accel.core.attempt import Result
+from accel.core.errors import AccelError, EveryAttemptFailed
+from accel.core.task import Task
+from accel.ledger import Limits, alerts
+from accel.simulation import allowance, clock, jobs, natures, traffic
+from accel.simulation.batch import SimulatedBatch
+from accel.simulation.case import Case
+from accel.simulation.clock import WallClock
+from accel.simulation.disasters import Disasters
+from accel.simulation.evidence import End, Evidence
+from accel.simulation.faults import Ambush, Fault, plan
 from accel.simulation.loop import run_virtual
-from accel.simulation.world import WORLD, Nature, SimulatedProvider
-from accel.wire import Envelope, pack_texts
+from accel.simulation.natures import BATCH, Nature
+from accel.simulation.result import Simulated, sum_up
+from accel.simulation.router import LEDGER, Router
+from accel.simulation.scene import Scene
+from accel.simulation.traffic import Asked
+from accel.simulation.watch import Purse, Watch
+from accel.simulation.world import SimulatedProvider
+from accel.wire import Envelope
 
-SPEC = Spec(Stage.EMBED, model="simulated", revision="none", dimension=8)
-# Most requests are one text, which this machine does soon enough; some are too many for it.
-TEXTS = (1, 64)
-HEAVY = 0.3  # share of the latter
-TOKENS = 1_300  # of one text
-DIFFERENT = 20_000  # texts; the popular ones are asked for again and come from the cache
-EVERY_S = 1.0  # mean time between two requests
-WITHIN_S = 12.0
+# after the last request: deadlines, leases and backlogs come to their ends
+AFTERWARDS_S = 600.0
+ALERTS_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """What a run came to. Latencies are virtual seconds of answered requests; cost is estimated.
+def _silent(done: int, total: int) -> None:
+    pass
 
-    success: share of requests that were answered. hits: answered by the cache alone. answered_by: requests
-    per provider. failures: attempts per provider that failed.
+
+def simulate(
+    seed: int, requests: int = 1000, world: Sequence[Nature] | None = None, *,
+    faults: Iterable[Fault] = Fault, limits: Limits | None = None,
+    progress: Callable[[int, int], None] = _silent,
+) -> Simulated:  # fmt: skip
+    """Run ``requests`` live requests, and some batch jobs, and judge what came of it.
+
+    world: live providers, and no others; ``natures.world`` when not given. faults: the classes to inject.
+    limits: budgets; drawn from the seed when not given. progress: told of (requests begun, requests). Raises
+    ValueError for fewer than one request.
     """
-
-    seed: int
-    requests: int
-    answered: int
-    success: float
-    hits: int
-    attempts: int
-    answered_by: dict[str, int]
-    failures: dict[str, int]
-    cost_nano_usd: int
-    cost: str
-    p50_s: float
-    p95_s: float
-    virtual_s: float
-    trace_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """How one request ended."""
-
-    task_id: str
-    began_s: float
-    took_s: float
-    where: str
-
-
-def simulate(seed: int, requests: int = 1000, world: Sequence[Nature] = WORLD) -> Simulated:
-    """Run ``requests`` live requests against ``world`` and sum up. Raises ValueError for fewer than one."""
     if requests < 1:
         raise ValueError(f"a simulation needs at least one request, not {requests}")
-    with tempfile.TemporaryDirectory(prefix="accel-simulation-") as folder:
-        return run_virtual(_simulate(seed, requests, world, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="accel-simulation-") as folder, _quiet():
+        run = _Run(seed, requests, world, faults, limits, Path(folder), progress)
+        return run_virtual(run.play())
 
 
-async def _simulate(seed: int, requests: int, world: Sequence[Nature], folder: Path) -> Simulated:
-    runtime = Runtime.virtual(seed)
-    ledger = Ledger(folder / "ledger.sqlite3", Realm.SIMULATED, runtime.now)
-    cache = ExactCache(folder / "cache.sqlite3")
-    board = Board([SimulatedProvider(nature, runtime, seed) for nature in world], runtime)
-    accelerator = GPUAccelerator(
-        board, ledger, cache, runtime, folder / "jobs", Preference(), Patience()
-    )
-    traffic = random.Random(f"{seed}:traffic")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the engine warns of is what is injected here."""
+    logger = logging.getLogger("accel")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        running = []
-        for number in range(requests):
-            await asyncio.sleep(traffic.expovariate(1 / EVERY_S))
-            count = TEXTS[traffic.random() < HEAVY]
-            # cubed: a few texts are asked for often, most once
-            texts = [f"text {int(DIFFERENT * traffic.random() ** 3)}" for _ in range(count)]
-            running.append(asyncio.create_task(_request(accelerator, f"r{number}", texts)))
-        ends = await asyncio.gather(*running)
-        virtual_s = asyncio.get_running_loop().time()
-        bodies = [body for (body,) in ledger.rows("SELECT body FROM attempt ORDER BY rowid")]
+        yield
     finally:
-        ledger.close()
-        cache.close()
-    return _sum_up(seed, ends, [json.loads(body) for body in bodies], virtual_s)
+        logger.setLevel(level)
 
 
-async def _request(accelerator: GPUAccelerator, ident: str, texts: list[str]) -> _End:
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    tensors = pack_texts(texts)
-    size = Size(len(texts), tokens=TOKENS * len(texts), bytes=4 * TOKENS * len(texts))
-    need = Need(Stage.EMBED, Lane.LIVE)
-    task = Task(ident, Lane.LIVE, SPEC, size, need, within_s=WITHIN_S)
-    try:
-        result = await accelerator.run(task, Envelope(ident, SPEC.fields(), tensors))
-        where = result.where
-    except EveryAttemptFailed:
-        where = ""
-    return _End(ident, began, clock() - began, where)
+class _Run:
+    """The world of one run, and the router that lives in it, time after time."""
 
+    def __init__(
+        self, seed: int, requests: int, world: Sequence[Nature] | None, faults: Iterable[Fault],
+        limits: Limits | None, folder: Path, progress: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self.seed, self.folder, self.progress = seed, folder, progress
+        self.asked = traffic.draw(seed, requests)
+        span_s = self.asked[-1].at_s
+        self.world = natures.world(seed, requests, span_s) if world is None else tuple(world)
+        self.planned = plan(seed, requests, span_s, faults)
+        self.limits = limits or allowance.draw(seed, requests)
+        self.scene = Scene(Ambush(self.planned))
+        self.wall = WallClock()
+        self.runtime = clock.runtime(seed, self.wall)
+        self.live = {n.name: SimulatedProvider(n, self.runtime, seed, self.scene) for n in self.world}
+        # a world that was handed in is all there is
+        self.batch = [SimulatedBatch(n, self.runtime, seed, self.scene) for n in BATCH if world is None]
+        self.purse = Purse(self.limits, self.wall, self.evidence)
+        self.tasks: dict[str, Task] = {}
+        self.restarted = asyncio.Event()
 
-def _sum_up(
-    seed: int, ends: Sequence[_End], attempts: Sequence[dict[str, object]], virtual_s: float
-) -> Simulated:
-    answered = [e for e in ends if e.where]
-    latencies = [e.took_s for e in answered] or [float("nan")]
-    failed = Counter(str(a["provider"]) for a in attempts if a["outcome"] != "ok")
-    cost = NanoUSD(sum(_amount(a) for a in attempts))
-    return Simulated(
-        seed=seed,
-        requests=len(ends),
-        answered=len(answered),
-        success=len(answered) / len(ends),
-        hits=sum(e.where == "cache" for e in answered),
-        attempts=len(attempts),
-        answered_by=_sorted(Counter(e.where for e in answered)),
-        failures=_sorted(failed),
-        cost_nano_usd=cost,
-        cost=f"{dollars(cost)} estimated, at invented rates",
-        p50_s=statistics.median(latencies),
-        p95_s=percentile(latencies, 0.95),
-        virtual_s=virtual_s,
-        trace_hash=_trace_hash(attempts, ends),
-    )
+    @property
+    def evidence(self) -> Evidence:
+        return self.scene.evidence
 
+    async def play(self) -> Simulated:
+        """From the first request to the last consequence."""
+        loop = asyncio.get_running_loop()
+        known = {n.name: n for n in (*self.world, *BATCH)}
+        Watch(self.scene, known, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
+        disasters = Disasters(
+            self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill,
+            traffic.popular(self.asked),
+        )  # fmt: skip
+        self.left = len(self.asked)
+        self.over = asyncio.Event()
+        self._open()
+        striking = asyncio.create_task(disasters.run())
+        telling = asyncio.create_task(self._tell())
+        work = jobs.Jobs(self.seed, self.asked[-1].at_s, self.evidence) if self.batch else None
+        self.jobs = work
+        if work:
+            work.begin(self.router)
+            working = asyncio.create_task(work.come(lambda: self.router))
+        try:
+            self._next(0)
+            await self.over.wait()
+            await striking
+            disasters.unlock()
+            if work:
+                await working
+            await asyncio.sleep(AFTERWARDS_S)
+            for key in self._claimed():
+                self.evidence.alerts.append(key)
+            self.router.flush()
+        finally:
+            for task in (striking, telling):
+                task.cancel()
+            await self.router.close()
+        case = Case(
+            self.scene, self.folder / LEDGER, self.limits, (*self.world, *(b.nature for b in self.batch)),
+            loop.time(),
+        )  # fmt: skip
+        return sum_up(self.seed, case, self.folder)
 
-def _amount(attempt: dict[str, object]) -> int:
-    cost = attempt["cost"]
-    assert isinstance(cost, dict)
-    return int(cost["amount"])
+    # Requests -------------------------------------------------------------------------------------
 
+    def _next(self, number: int) -> None:
+        """Begin request ``number``, and arrange for the next."""
+        asked, loop = self.asked[number], asyncio.get_running_loop()
+        if loop.time() < asked.at_s:
+            loop.call_at(asked.at_s, self._next, number)
+            return
+        self._begin(f"r{number}", asked)
+        if number % 1000 == 0:
+            self.progress(number, len(self.asked))
+        if number + 1 < len(self.asked):
+            loop.call_at(max(self.asked[number + 1].at_s, loop.time()), self._next, number + 1)
 
-def _sorted(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items()))
+    def _begin(self, ident: str, asked: Asked) -> None:
+        router, now = self.router, asyncio.get_running_loop().time()
+        end = End(self.scene.engine, ident, now, asked.within_s, asked.target_s,
+                  asked.kind.local_fits, items=len(asked.texts))
+        self.evidence.ends.append(end)
+        router.start(self._request(router, end, asked), lambda _: self._ended(end))
 
+    async def _request(self, router: Router, end: End, asked: Asked) -> None:
+        task, request = traffic.task_of(end.task_id, asked)
+        self.tasks[end.task_id] = task
+        result: Result[Envelope] | None = None
+        try:
+            result = await router.engine.run(task, request)
+            end.outcome = "ok"
+        except EveryAttemptFailed as failed:
+            end.outcome, end.attempts, end.message = "failed", failed.attempts, str(failed)
+        except AccelError as failed:
+            end.outcome, end.message = type(failed).__name__, str(failed)
+        except asyncio.CancelledError:
+            end.outcome = "cancelled"
+        except Exception as bug:  # an error that is none of ours is a broken promise, not the end of the run
+            end.outcome, end.message = type(bug).__name__, str(bug)
+        end.ended = asyncio.get_running_loop().time()
+        if router.dead:
+            end.outcome = "killed"
+        elif result is not None:
+            end.where, end.hits = result.where, result.hits
+            end.attempts, end.route = result.attempts, result.route
+            end.wrong = traffic.wrong(asked, result.output)
+            if result.route is not None:
+                self._note_blocked(end, asked)
 
-def _trace_hash(attempts: Iterable[dict[str, object]], ends: Iterable[_End]) -> str:
-    """BLAKE2b-128, hex, over each attempt as the ledger keeps it, and each request's end, in order."""
-    h = hashlib.blake2b(digest_size=16)
-    for attempt in attempts:
-        h.update(json.dumps(attempt, sort_keys=True).encode() + b"\n")
-    for end in ends:
-        h.update(repr(end).encode() + b"\n")
-    return h.hexdigest()
+    def _note_blocked(self, end: End, asked: Asked) -> None:
+        spec = asked.kind.spec
+        for refusal in end.route.refused if end.route else ():
+            if "its breaker" in refusal.reason:
+                line = (end.engine, refusal.provider, spec.stage.value, spec.model)
+                self.evidence.blocked.append((end.began, line))
 
+    def _ended(self, end: End) -> None:
+        if not end.outcome:  # cancelled before it began
+            end.outcome, end.ended = "killed", asyncio.get_running_loop().time()
+        self.left -= 1
+        if not self.left:
+            self.over.set()
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of ``values`` do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+    # Lives ----------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.evidence.lives.append(asyncio.get_running_loop().time())
+        self.scene.engine = len(self.evidence.lives) - 1
+        self.router = Router(self.folder, [*self.live.values(), *self.batch], self.runtime, self.limits)
+
+    def _kill(self) -> None:
+        """kill -9, and a new router at once."""
+        old = self.router
+        old.die()
+        asyncio.get_running_loop().call_soon(self._succeed, old)
+
+    def _succeed(self, old: Router) -> None:
+        self._open()
+        self.burying = asyncio.ensure_future(self._bury(old))
+
+    async def _bury(self, old: Router) -> None:
+        await old.bury()
+        if self.jobs:
+            self.jobs.begin(self.router)
+
+    async def _tell(self) -> None:
+        """Send what alerts there are, as ``accel monitor --alert`` does."""
+        while True:
+            await asyncio.sleep(ALERTS_S)
+            self.evidence.alerts += self._claimed()
+
+    def _claimed(self) -> Iterator[str]:
+        ledger = self.router.ledger
+        with contextlib.suppress(AccelError):
+            while (alert := alerts.claim(ledger)) is not None:
+                yield alert.key
+                alerts.ended(ledger, alert.key, ok=True)

@@ -1,134 +1,88 @@
-"""Providers that are drawn, not called. Guarantee: what one does follows from its seed and its calls alone.
+"""Providers that are drawn, not called. Guarantee: what one does follows from its seed, calls and faults.
 
-Nothing is executed: a call waits on the loop's clock, and its answer is a vector made from the text's
-hash. The numbers of ``WORLD`` are invented to be plausible; a simulation tests the engine, and says
-nothing about any real provider. Everything is of realm ``simulated``.
+Nothing is executed: a call waits on the loop's clock, and its answer is made from the Spec's and the text's
+hash. Each provider notes every call, and what it would bill for it: every second from the request's arrival
+to its answer, cold start, failure and hanging included. The numbers of ``natures.WORLD`` are invented to be
+plausible; a simulation tests the engine, and says nothing about any real provider. Everything is of realm
+``simulated``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 
-import numpy as np
-
-from accel.core.errors import (
-    NoCapacity,
-    Preempted,
-    ProviderError,
-    QuotaExhausted,
-    RateLimited,
-    Unreachable,
-)
+from accel.core.errors import NoCapacity, Preempted, ProviderError, QuotaExhausted, Unreachable
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
-from accel.core.money import NanoUSD, Rate, from_dollars
-from accel.core.offer import CPU, Gpu, Offer, Realm, Unfit
+from accel.core.money import NanoUSD, Rate
+from accel.core.offer import Billing, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need
+from accel.simulation import answers, mishaps
+from accel.simulation.answers import vectors_of
+from accel.simulation.evidence import FOREVER, Call
+from accel.simulation.mishaps import Mishap
+from accel.simulation.natures import LOCAL, WORLD, Nature
+from accel.simulation.scene import Scene
 from accel.wire import Envelope, unpack_texts
 
-GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Nature:
-    """What a simulated provider is like.
-
-    dollars_per_hour: decimal. per_text_s: median seconds of one text, in a log-normal with sigma
-    ``spread``; way_s: there and back. cold_s: cold start after ``idle_s`` without a call. failing: share of
-    calls that raise. wrong: share of calls that answer with NaN. hanging: share that never answers.
-    outage: (first, last) virtual second in which nothing is reachable. quota_s: free seconds in all, or
-    None.
-    """
-
-    name: str
-    gpu: Gpu
-    dollars_per_hour: str
-    per_text_s: float
-    way_s: float = 0.0
-    spread: float = 0.3
-    cold_s: float = 0.0
-    idle_s: float = 300.0
-    failing: float = 0.0
-    wrong: float = 0.0
-    hanging: float = 0.0
-    outage: tuple[float, float] | None = None
-    quota_s: float | None = None
-
-
-WORLD: tuple[Nature, ...] = (
-    Nature("local", CPU, "0", per_text_s=0.25, spread=0.2, failing=0.002),
-    Nature("free-t4", Gpu("T4", 1, 15 * GIB, 75), "0", per_text_s=0.012, way_s=0.3, cold_s=8.0,
-           failing=0.05, wrong=0.02, outage=(300.0, 420.0), quota_s=80.0),
-    Nature("spot-l4", Gpu("L4", 1, 24 * GIB, 89), "0.30", per_text_s=0.004, way_s=0.1, cold_s=5.0,
-           failing=0.10, hanging=0.02),
-    Nature("steady-a100", Gpu("A100", 1, 80 * GIB, 80), "1.60", per_text_s=0.005, way_s=0.1,
-           cold_s=2.0, failing=0.01, wrong=0.01, outage=(500.0, 560.0)),
-)  # fmt: skip
+__all__ = ["WORLD", "Nature", "SimulatedProvider", "vectors_of"]
+HANGING_S = 1e7
 
 
 class SimulatedProvider:
-    """Serves live from a standing lease; see ``Nature``. Meets ``Provider`` and ``StandsBy``."""
+    """Serves live from a standing lease; see ``Nature``. Meets ``Provider`` and ``StandsBy``.
+
+    scene: the world it is in; without one it is alone, and nothing goes wrong but by its nature.
+    """
 
     realm = Realm.SIMULATED
+    lanes = frozenset({Lane.LIVE})
 
-    def __init__(self, nature: Nature, runtime: Runtime, seed: int) -> None:
+    def __init__(self, nature: Nature, runtime: Runtime, seed: int, scene: Scene | None = None) -> None:
         self.name, self.nature = nature.name, nature
+        self.scene = scene or Scene()
+        self.rate = self.shown = nature.rate  # what it charges, and what it says
+        self.gone = (FOREVER, FOREVER)  # from when until when its machine was taken away
+        self.last: Envelope | None = None
         self._runtime = runtime
         self._rng = random.Random(f"{seed}:{nature.name}")
-        self._rate = Rate(from_dollars(nature.dollars_per_hour), date(2026, 1, 1), "invented")
-        self._used_s = 0.0
-        self._warm_until = -1.0
+        self._used_s: dict[int, float] = {}  # quota, by window
+        self._warm = (FOREVER, 0.0)  # from when until when it is warm, unless it is called again
+        self._failing = (0, 0.0)  # how many calls, until when
+        self._refusal: tuple[ProviderError | None, float] = (None, 0.0)
+        self.scene.priced(self.name, 0.0, self.rate)
+
+    # Provider -------------------------------------------------------------------------------------
 
     async def probe(self, need: Need) -> Offer | Unfit:
-        """An offer, unless it is unreachable or its quota is used up."""
-        nature, now = self.nature, self._runtime.now()
-        await asyncio.sleep(0.01)
-        if self._out():
+        """An offer, unless it is unreachable, taken away, or its quota is used up."""
+        nature, now, clock = self.nature, self._runtime.now(), asyncio.get_running_loop().time()
+        if self.name != LOCAL and self.down(clock):  # this machine always has an offer, good or not
+            await asyncio.sleep(0.2)
             return Unfit(self.name, self.realm, "it does not answer", now)
-        left = None if nature.quota_s is None else max(0.0, nature.quota_s - self._used_s)
-        if left == 0.0:
-            return Unfit(self.name, self.realm, "the quota is used up", now)
+        if self.gone[0] <= clock < self.gone[1]:
+            return Unfit(self.name, self.realm, "no machine is free", now)
+        left = resets = None
+        if nature.quota_s is not None:
+            window = nature.window(clock)
+            left = max(0.0, nature.quota_s - self._used_s.get(window, 0.0))
+            resets = now + timedelta(seconds=nature.reset_s(window) - clock)
+            if left == 0.0:
+                return Unfit(self.name, self.realm, "the quota is used up", now)
         return Offer(
-            id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=nature.gpu,
-            rate=self._rate, as_of=now, source="invented", lanes=frozenset({Lane.LIVE}),
-            cold_s=0.0 if self._warm() else nature.cold_s, quota_left_s=left,
-            round_trip_s=nature.way_s,
+            id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=nature.gpu, rate=self.shown,
+            as_of=now, source="invented", lanes=self.lanes, numerics=nature.numerics,
+            cold_s=0.0 if self._is_warm(clock) else nature.cold_s, quota_left_s=left,
+            round_trip_s=nature.way_s, interruptible=nature.interruptible, billing=nature.billing,
+            quota_s=nature.quota_s, quota_resets_at=resets,
         )  # fmt: skip
 
     def standing_lease(self) -> Lease:
         """Nothing is rented: calls are billed by their seconds."""
         now = self._runtime.now()
         return Lease(self.name, self.name, self.realm, self.name, self.name, now, now + timedelta(days=1))
-
-    async def call(self, lease: Lease, request: Envelope) -> Envelope:
-        """One embed answer, after the drawn seconds, or what is drawn to go wrong instead."""
-        nature, draw = self.nature, self._rng.random()
-        texts = unpack_texts(request.tensors)
-        compute_s = nature.per_text_s * len(texts) * self._rng.lognormvariate(0.0, nature.spread)
-        if self._out():
-            await asyncio.sleep(0.2)
-            raise Unreachable("connection refused", provider=self.name)
-        if nature.quota_s is not None and self._used_s >= nature.quota_s:
-            raise QuotaExhausted("the quota is used up", provider=self.name)
-        if draw < nature.hanging:
-            await asyncio.sleep(3600.0)
-        cold_s = 0.0 if self._warm() else nature.cold_s
-        await asyncio.sleep(nature.way_s + cold_s + compute_s)
-        self._used_s += cold_s + compute_s
-        self._warm_until = asyncio.get_running_loop().time() + nature.idle_s
-        if draw < nature.hanging + nature.failing:
-            raise self._failure()
-        vectors = vectors_of(texts, int(request.spec["dimension"]))
-        if draw < nature.hanging + nature.failing + nature.wrong:
-            vectors[-1, 0] = np.nan
-        return Envelope(
-            request.task_id, request.spec, {"vectors": vectors}, {"cold_s": cold_s, "compute_s": compute_s}
-        )
 
     async def create(self, intent: Intent) -> Lease:
         """Nothing can be rented here."""
@@ -142,31 +96,141 @@ class SimulatedProvider:
         """None."""
         return ()
 
+    # One call -------------------------------------------------------------------------------------
+
+    async def call(self, lease: Lease, request: Envelope) -> Envelope:
+        """One answer, after the drawn seconds, or what goes wrong instead."""
+        clock, spec, nature = asyncio.get_running_loop().time, request.spec, self.nature
+        call = Call(
+            self.scene.engine, self.name, request.task_id, spec["stage"], spec["model"], nature.billing,
+            self.rate, clock(),
+        )  # fmt: skip
+        self.scene.begins(call, request)
+        try:
+            self.last = answer = await self._serve(call, request)
+        except ProviderError as error:
+            call.error, call.retry_after_s = type(error).__name__, error.retry_after_s or 0.0
+            call.told = error.billed is not None or not error.ran
+            raise
+        except BaseException:
+            call.error = "cancelled"
+            raise
+        finally:
+            call.ended = clock()
+            if call.billed_s is None:
+                call.billed_s = call.ended - call.began
+            if nature.billing is Billing.QUOTA:
+                window = nature.window(call.began)
+                self._used_s[window] = self._used_s.get(window, 0.0) + call.billed_s
+            self.scene.ends(call)
+        return answer
+
+    async def _serve(self, call: Call, request: Envelope) -> Envelope:
+        """What stands before the work: the network, the machine, the account, and what lies in wait."""
+        now = call.began
+        call.billed_s = 0.0
+        if self.down(now):
+            await asyncio.sleep(0.05)
+            raise mishaps.refused(self.name, told=self._rng.random() < 0.5)
+        if self.gone[0] <= now < self.gone[1]:
+            raise NoCapacity("no machine is free", provider=self.name)
+        refusal, until = self._refusal
+        if refusal is not None and now < until:
+            await asyncio.sleep(0.05)
+            raise refusal
+        quota_s = self.nature.quota_s
+        if quota_s is not None and self._used_s.get(self.nature.window(now), 0.0) >= quota_s:
+            raise QuotaExhausted("the quota is used up", provider=self.name)
+        planned = self.scene.ambush.take(self.nature.meets, now)
+        mishap = mishaps.NONE if planned is None else mishaps.meet(self, planned, now, self._runtime)
+        if mishap.before is not None:
+            await asyncio.sleep(mishap.before_s)
+            raise mishap.before
+        call.billed_s = None  # from here on every second counts
+        calls, until = self._failing
+        if calls and now < until:
+            self._failing = (calls - 1, until)
+            await asyncio.sleep(0.1)
+            raise Unreachable("HTTP 503", provider=self.name)
+        if mishap.inside is not None:
+            await asyncio.sleep(0.2)
+            raise mishap.inside
+        return await self._work(call, request, mishap)
+
+    async def _work(self, call: Call, request: Envelope, mishap: Mishap) -> Envelope:
+        nature, rng, now = self.nature, self._rng, call.began
+        texts = unpack_texts(request.tensors)
+        compute_s = nature.per_text_s * len(texts)
+        if nature.per_token_s:
+            compute_s += nature.per_token_s * sum(map(answers.tokens_of, texts))
+        compute_s *= mishap.slower * rng.lognormvariate(0.0, nature.spread)
+        cold_s, draw = self._cold_s(now, mishap.cold_s), rng.random()
+        seconds = nature.way_s + cold_s + compute_s
+        if mishap.hangs or draw < nature.hanging:
+            await asyncio.sleep(HANGING_S)
+        if mishap.cut:
+            self.gone = (now + seconds / 2, now + seconds / 2 + mishap.away_s)
+        await asyncio.sleep(seconds / 2 if mishap.cut else seconds)
+        ended = asyncio.get_running_loop().time()
+        if now < self.gone[0] <= ended:
+            self._warm = (FOREVER, 0.0)
+            raise Preempted("the machine was taken away", provider=self.name)
+        if nature.cold_s:
+            self._warm = (min(self._warm[0], now), ended + nature.idle_s)
+        draw -= nature.hanging
+        if draw < nature.failing:
+            raise mishaps.failure(self.name, rng)
+        answer = answers.answer(request, texts, cold_s, compute_s)
+        if draw < nature.failing + nature.wrong:
+            return answers.spoiled(answer, 0)
+        if mishap.late_s:  # the work is done and counted; its answer is still on the way
+            call.billed_s = ended - now
+            try:
+                await asyncio.sleep(mishap.late_s)
+            except asyncio.CancelledError:
+                if not mishap.stubborn:
+                    raise
+        if mishap.after:
+            self.gone = (ended, ended + mishap.away_s)
+        return mishap.change(answer) if mishap.change else answer
+
+    def _cold_s(self, now: float, drawn_s: float | None) -> float:
+        """Seconds of cold start that a call has to wait; whoever is first begins it, for all."""
+        if drawn_s is not None:
+            self._warm = (now + drawn_s, now + drawn_s + self.nature.idle_s)
+        since, until = self._warm
+        if now < since < FOREVER:
+            return since - now
+        if self._is_warm(now):
+            return 0.0
+        cold_s = self.nature.cold_s
+        self._warm = (now + cold_s, max(until, now + cold_s + self.nature.idle_s))
+        return cold_s
+
+    def _is_warm(self, now: float) -> bool:
+        return not self.nature.cold_s or self._warm[0] <= now < self._warm[1]
+
+    def down(self, now: float) -> bool:
+        """Whether nothing can reach it."""
+        first, last = self.nature.outage or (0.0, 0.0)
+        return first <= now < last or self.scene.is_down(self.nature.region, now)
+
+    # What faults leave behind ---------------------------------------------------------------------
+
+    def fails_for(self, calls: int, until: float) -> None:
+        """The next ``calls`` until then fail with a 5xx."""
+        self._failing = (calls, until)
+
+    def refuse(self, error: ProviderError, until: float) -> None:
+        """Its key or quota is refused until then."""
+        self._refusal = (error, until)
+
+    def price(self, charged: Rate, shown: Rate) -> None:
+        """From now on it charges, and says that it charges, this."""
+        self.rate, self.shown = charged, shown
+        self.scene.priced(self.name, asyncio.get_running_loop().time(), shown)
+
     @property
     def billed(self) -> NanoUSD:
-        """What all seconds so far cost at its rate."""
-        return self._rate.cost(self._used_s)
-
-    def _failure(self) -> ProviderError:
-        kind = self._rng.randrange(3)
-        if kind == 0:
-            return RateLimited("slow down", provider=self.name, retry_after_s=self._rng.uniform(0.1, 2.0))
-        if kind == 1:
-            return Unreachable("the connection was lost", provider=self.name)
-        return Preempted("the machine was taken away", provider=self.name)
-
-    def _warm(self) -> bool:
-        return not self.nature.cold_s or asyncio.get_running_loop().time() < self._warm_until
-
-    def _out(self) -> bool:
-        first, last = self.nature.outage or (0.0, 0.0)
-        return first <= asyncio.get_running_loop().time() < last
-
-
-def vectors_of(texts: Sequence[str], dimension: int) -> np.ndarray:
-    """float32 (n, dimension) in [-1, 1], row i from text i's BLAKE2b; dimension at most 32."""
-    rows = np.empty((len(texts), dimension), np.float32)
-    for i, text in enumerate(texts):
-        digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
-        rows[i] = np.frombuffer(digest, "<i2")[:dimension] / np.float32(32768)
-    return rows
+        """What it would charge for all its calls so far."""
+        return NanoUSD(sum(c.invoice for c in self.scene.evidence.calls if c.provider == self.name))

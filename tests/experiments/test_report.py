@@ -141,7 +141,7 @@ def test_no_picture_mixes_realms_or_machines(row: Make, tmp_path: Path) -> None:
 
 def test_measured_and_estimated_never_share_a_line(measured: list[Row]) -> None:
     for curve in curves(measured):
-        with plots._canvas(4, 4) as figure:
+        with plots.canvas(4, 4) as figure:
             axes = figure.add_subplot()
             plots._panel(axes, curve, Assumptions())
             marked = [line for line in axes.lines if line.get_marker() not in ("None", None, "")]
@@ -160,10 +160,10 @@ def test_captions_say_how_the_figures_were_made(
     measured: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions: list[str] = []
-    real = plots._caption
+    real = plots.caption
     monkeypatch.setattr(
         plots,
-        "_caption",
+        "caption",
         lambda figure, left, text, width: (captions.append(text), real(figure, left, text, width)),
     )
     plots.plot_embedding(measured, tmp_path / "embedding.png")

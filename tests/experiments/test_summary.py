@@ -34,6 +34,13 @@ def test_a_readme_without_its_marks_is_left_alone(tmp_path: Path) -> None:
     assert page.read_text() == "no marks\n"
 
 
+def test_a_later_run_of_a_sandbox_is_not_what_this_machine_takes(tmp_path: Path) -> None:
+    for name, realm in (("2026-01-01-a", "real"), ("2026-01-02-b", "real"), ("2026-01-03-c", "sandbox")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"rows.{realm}.jsonl").touch()
+    assert summary.newest(tmp_path).name == "2026-01-02-b"
+
+
 def test_no_committed_run_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         summary.newest(tmp_path)

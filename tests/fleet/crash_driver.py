@@ -31,7 +31,7 @@ from accel.core.task import Lane, Need, Size, Spec, Stage, Task
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger, jobs
+from accel.ledger import Budgets, Ledger, Limits, jobs
 from accel.ledger.database import Database
 from accel.providers.kaggle import KaggleProvider
 from accel.providers.kaggle_client import KaggleCredentials
@@ -133,8 +133,8 @@ def accelerator(config: dict[str, Any], job: str) -> GPUAccelerator:
     # a ledger of its own for each point: what is held at the end, this job held
     ledger = Ledger(home / job / "ledger.sqlite3", Realm.SANDBOX, runtime.now)
     return GPUAccelerator(
-        Board([local, kaggle], runtime), ledger, None, runtime, home / "jobs",
-        Preference(order=(config["provider"],)),
+        Board([local, kaggle], runtime), ledger, Budgets(ledger, Limits({}, {})), None, runtime,
+        home / "jobs", Preference(order=(config["provider"],)),
         Patience(poll_s=0.05, unreachable_s=5.0, lifetime_s=120.0),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from accel.fleet import Board
 from accel.fleet.jobs import Finished
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
-from accel.ledger import Ledger, jobs
+from accel.ledger import Budgets, Ledger, Limits, jobs
 from accel.providers.kaggle import KaggleProvider
 from accel.providers.kaggle_client import KaggleCredentials
 from accel.providers.local import LocalProvider
@@ -50,8 +50,9 @@ async def run(folder: Path, sandbox: KaggleSandbox, script: str = SCRIPT) -> tup
     local = LocalProvider(Realm.SANDBOX, Worker(), folder / "local", runtime, lambda _: script)
     ledger = Ledger(folder / "ledger.sqlite3", Realm.SANDBOX, runtime.now)
     engine = GPUAccelerator(
-        Board([local, kaggle], runtime), ledger, None, runtime, folder / "jobs",
-        Preference(order=("kaggle",)), Patience(poll_s=0.05, unreachable_s=0.5, lifetime_s=60.0),
+        Board([local, kaggle], runtime), ledger, Budgets(ledger, Limits({}, {})), None, runtime,
+        folder / "jobs", Preference(order=("kaggle",)),
+        Patience(poll_s=0.05, unreachable_s=0.5, lifetime_s=60.0),
     )  # fmt: skip
     job = await engine.submit(TASK, Bundle({"schema": 1}, b"", Envelope("", {}, {}).to_bytes()))
     return await engine.finish(job.id), ledger

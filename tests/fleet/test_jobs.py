@@ -6,6 +6,7 @@ On virtual time with ``MockBatchProvider``, which knows what is really rented, a
 from __future__ import annotations
 
 import asyncio
+import random
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from accel.core.errors import (
     Unreachable,
     UsageError,
 )
-from accel.core.money import NanoUSD, Rate, from_dollars
+from accel.core.money import NANO, NanoUSD, Rate, from_dollars
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
@@ -40,7 +41,7 @@ from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.ledger import Budgets, Ledger, Limits, Period, jobs
 from accel.providers.base import JobState
-from accel.routing import State
+from accel.routing import Health, State
 from accel.simulation import run_virtual
 from accel.testing.mock_provider import MockBatchProvider
 from accel.wire import Envelope
@@ -48,6 +49,7 @@ from accel.worker.artefacts import write_failure, write_result
 from accel.worker.bundle import Bundle
 
 T = TypeVar("T")
+LIMITS = Limits({("", Period.MONTH): NanoUSD(100 * NANO)}, {})
 SPEC = Spec(Stage.EMBED, model="tiny", dimension=2)
 TASK = Task("job", Lane.BATCH, SPEC, Size(2, tokens=10), Need(Stage.EMBED, Lane.BATCH))
 PATIENCE = Patience(poll_s=1.0, unreachable_s=20.0, lifetime_s=600.0)
@@ -74,13 +76,13 @@ class World:
     ledger: Ledger
     providers: list[MockBatchProvider]
     events: list[Event] = field(default_factory=list)
-    limits: Limits = Limits({("", Period.MONTH): from_dollars("10")}, {})  # noqa: RUF009 - a frozen value
+    limits: Limits = LIMITS
 
     def runner(self, patience: Patience = PATIENCE) -> JobRunner:
         order = tuple(p.name for p in self.providers)
         return JobRunner(
             Board(self.providers, self.runtime), self.ledger, Budgets(self.ledger, self.limits), self.runtime,
-            self.folder / "jobs", lambda task: State(order=order), patience,
+            self.folder / "jobs", lambda task, offers: State(order=order), Health(random.Random(0)), patience,
         )  # fmt: skip
 
     async def run(self, runner: JobRunner | None = None) -> Finished:
@@ -101,8 +103,10 @@ class World:
     def leases(self) -> list[tuple[str, str, str]]:
         return self.ledger.rows("SELECT provider, state, note FROM lease ORDER BY rowid")  # type: ignore[return-value]
 
-    def spent(self) -> int:
-        return self.ledger.account("all:month:2026-01").used
+    def spent(self, period: str) -> int:
+        """Charged to the one account of a period, or of a quota."""
+        (found,) = [a for a in self.ledger.accounts() if a.period == period]
+        return found.used
 
 
 def play(
@@ -138,7 +142,7 @@ def test_a_job_ends_on_the_first_offer_and_is_charged_for_what_it_used(tmp_path:
         assert found.result.output.tensors["vectors"].shape == (1, 2)
         (attempt,) = found.attempts
         assert (attempt.timing.cold_s, attempt.timing.compute_s) == (1.0, 3.0)
-        assert world.spent() == 4 * 100_000 == attempt.cost.amount
+        assert world.spent("month") == 4 * 100_000 == attempt.cost.amount
         assert [e.step for e in world.events if not e.message] == [
             "queued", "intended", "leased", "running", "finished", "fetched", "done",
         ]  # fmt: skip
@@ -199,7 +203,7 @@ def test_gone_before_anybody_knows_if_it_was_made_is_charged_in_full_and_marked(
         assert (name, state) == ("cloud", "abandoned")
         assert "not known" in note
         assert "ends by itself" in note
-        assert world.spent() >= PAID.cost(PATIENCE.lifetime_s)
+        assert world.spent("month") >= PAID.cost(PATIENCE.lifetime_s)
         world.settled()
 
     play(tmp_path, scene, {"rate": PAID})
@@ -212,7 +216,7 @@ def test_a_release_that_is_not_confirmed_is_not_believed(tmp_path: Path) -> None
         assert outcomes(found)[0] == ("cloud", "Preempted")
         assert world.leases()[0][:2] == ("cloud", "abandoned")
         assert "cannot be stopped" in world.leases()[0][2]
-        assert world.spent() == PAID.cost(PATIENCE.lifetime_s)
+        assert world.spent("month") == PAID.cost(PATIENCE.lifetime_s)
         world.settled()
 
     play(tmp_path, scene, {"rate": PAID, "confirms": False, "wait_s": 100.0})
@@ -312,14 +316,14 @@ def test_a_process_that_dies_while_it_writes_down_a_failure_wrote_nothing(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(world.ledger, "settle", dies)
+            patched.setattr(Budgets, "settle", dies)
             await world.run()
         assert world.ledger.attempts("job") == ()
         cloud.mend()
         assert outcomes(await world.run()) == [("cloud", "ok")]
         world.settled()
 
-    play(tmp_path, scene, {"rate": PAID})
+    play(tmp_path, scene)
 
 
 def test_when_every_offer_fails_there_is_one_error_with_each_attempt(tmp_path: Path) -> None:
@@ -352,12 +356,13 @@ def test_without_any_offer_the_error_says_who_refused_and_why(tmp_path: Path) ->
 
 def test_a_limit_refuses_before_anything_is_started(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
-        world.limits = Limits({("cloud", Period.DAY): NanoUSD(PAID.cost(PATIENCE.lifetime_s) - 1)}, {})
+        cap = NanoUSD(PAID.cost(PATIENCE.lifetime_s) - 1)
+        world.limits = Limits({("", Period.MONTH): cap}, {})
         found = await world.run()
         assert outcomes(found) == [("cloud", "OverBudget"), ("local", "ok")]
         assert world.providers[0].calls["create"] == 0
-        assert [a.used for a in world.ledger.accounts()] == [0]
-        assert world.ledger.rows("SELECT key FROM alert") == [("budget:cloud:day:2026-01-01:refused",)]
+        assert world.spent("month") == 0
+        assert world.ledger.rows("SELECT key FROM alert") == [("budget:all:month:2026-01:refused",)]
         world.settled()
 
     play(tmp_path, scene, {"rate": PAID})
@@ -378,7 +383,8 @@ def test_without_a_budget_no_paid_offer_is_used(tmp_path: Path) -> None:
 def test_free_quota_is_an_account_in_milliseconds(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         await world.run()
-        account = world.ledger.account("cloud quota")
+        (account,) = world.ledger.accounts()
+        assert (account.provider, account.period) == ("cloud", "quota")
         assert (account.unit, account.spent, account.held) == ("gpu_ms", 4000, 0)
         world.settled()
 

@@ -1,0 +1,183 @@
+"""What deciding costs: ``python -m accel.experiments.overhead``. Guarantee: measured in one run, parts apart.
+
+The production engine routes live requests among providers that answer at once, one of which is this
+machine's stand-in; nothing is computed, so that what is left is ours. A call's time is split into the
+ledger's transactions, the provider's own call, and the rest: cache keys, offers, what is known of each
+provider, budgets, ranking, the cascade with its breakers and limits, validation. The rest is the decision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from accel import environment
+from accel.core.errors import NoCapacity
+from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
+from accel.core.money import NANO, NanoUSD, Rate, from_dollars
+from accel.core.offer import CPU, Billing, Gpu, Offer, Realm, Unfit
+from accel.core.runtime import Runtime
+from accel.core.task import Lane, Need, Size, Spec, Stage, Task
+from accel.fleet import Board
+from accel.fleet.leases import Patience
+from accel.gpu_accelerator import GPUAccelerator, Preference
+from accel.ledger import Budgets, Ledger, Limits, Period
+from accel.wire import Envelope, pack_texts
+
+SPEC = Spec(Stage.EMBED, model="none", dimension=8)
+WARM_UP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Microseconds per routed call: medians, and the 95th percentile of the decision.
+
+    paid: the call went to an offer that bills, so that it was reserved for first. transactions: per call.
+    """
+
+    offers: int
+    calls: int
+    paid: bool
+    decision_us: float
+    decision_p95_us: float
+    ledger_us: float
+    transactions: float
+    total_us: float
+
+
+class _Clocked(Ledger):
+    """A ledger that adds up how long its outermost transactions took."""
+
+    seconds = 0.0
+    count = 0
+    _inside = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator:  # type: ignore[type-arg]
+        if self._inside:
+            with super().transaction() as db:
+                yield db
+            return
+        began, self._inside = time.perf_counter(), True
+        try:
+            with super().transaction() as db:
+                yield db
+        finally:
+            self._inside = False
+            self.seconds += time.perf_counter() - began
+            self.count += 1
+
+
+class _AtOnce:
+    """Answers every call with the same envelope, without looking at it."""
+
+    def __init__(self, name: str, dollars: str, runtime: Runtime) -> None:
+        self.name, self.realm = name, Realm.SIMULATED
+        now = runtime.now()
+        self._seconds = 0.0
+        rate = Rate(from_dollars(dollars), now.date(), "invented")
+        gpu = CPU if name == "local" else Gpu("T4", 1, 16 << 30, 75)
+        self._offer = Offer(
+            f"{name}-1", name, self.realm, gpu, rate, now, "invented", round_trip_s=0.001 * (name != "local"),
+            billing=Billing.NOTHING if rate.free else Billing.SECONDS,
+        )  # fmt: skip
+        self._lease = Lease(name, name, self.realm, name, name, now, now + timedelta(days=1))
+        self._vectors = np.zeros((1, SPEC.dimension), np.float32)
+
+    async def probe(self, need: Need) -> Offer | Unfit:
+        return self._offer
+
+    def standing_lease(self) -> Lease:
+        return self._lease
+
+    async def call(self, lease: Lease, request: Envelope) -> Envelope:
+        return Envelope(request.task_id, request.spec, {"vectors": self._vectors})
+
+    async def create(self, intent: Intent) -> Lease:
+        raise NoCapacity("it rents nothing", provider=self.name)
+
+    async def release(self, lease: Lease) -> Released | Unconfirmed:
+        return Released(lease.id, "nothing was rented")
+
+    async def leases(self) -> tuple[Lease, ...] | Unknown:
+        return ()
+
+
+async def measure(offers: int, calls: int, *, paid: bool) -> Overhead:
+    """Route ``calls`` one-text tasks among ``offers`` providers. Raises ValueError for fewer than one."""
+    if offers < 1 or calls < 1:
+        raise ValueError("there must be at least one offer and one call")
+    runtime = Runtime.production()
+    names = ["local", *(f"cloud-{i}" for i in range(1, offers))]
+    providers = [_AtOnce(n, "0" if n == "local" else f"0.{i + 10}", runtime) for i, n in enumerate(names)]
+    with tempfile.TemporaryDirectory(prefix="accel-overhead-") as folder:
+        ledger = _Clocked(Path(folder) / "ledger.sqlite3", Realm.SIMULATED, runtime.now)
+        caps = {("", p): NanoUSD(1000 * NANO) for p in Period}
+        caps |= {(n, Period.MONTH): NanoUSD(1000 * NANO) for n in names[1:]}
+        engine = GPUAccelerator(
+            Board(providers, runtime), ledger, Budgets(ledger, Limits(caps, {})), None, runtime,
+            Path(folder), Preference(order=tuple(names[1:]) if paid else ()), Patience(),
+        )  # fmt: skip
+        samples = [await _one(engine, ledger, number) for number in range(WARM_UP + calls)][WARM_UP:]
+        ledger.close()
+    decisions = [total - booked for total, booked, _ in samples]
+    return Overhead(
+        offers, calls, paid, _us(decisions), 1e6 * sorted(decisions)[int(0.95 * calls)],
+        _us([booked for _, booked, _ in samples]), statistics.mean(n for _, _, n in samples),
+        _us([total for total, _, _ in samples]),
+    )  # fmt: skip
+
+
+async def _one(engine: GPUAccelerator, ledger: _Clocked, number: int) -> tuple[float, float, int]:
+    """Seconds in all, of them in the ledger, and transactions, of one call."""
+    ident = f"t{number}"
+    tensors = pack_texts([f"text {number}"])
+    size = Size(1, tokens=128, bytes=512)
+    task = Task(ident, Lane.LIVE, SPEC, size, Need(Stage.EMBED, Lane.LIVE), within_s=5.0, target_s=1.0)
+    request = Envelope(ident, SPEC.fields(), tensors)
+    ledger.seconds, ledger.count = 0.0, 0
+    began = time.perf_counter()
+    await engine.run(task, request)
+    return time.perf_counter() - began, ledger.seconds, ledger.count
+
+
+def _us(seconds: Sequence[float]) -> float:
+    return 1e6 * statistics.median(seconds)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m accel.experiments.overhead", description=__doc__)
+    parser.add_argument("--offers", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=3000)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(argv)
+    if asked.offers < 2 or asked.calls < 1:
+        parser.error("there must be at least two offers and one call")
+    found = [asyncio.run(measure(asked.offers, asked.calls, paid=paid)) for paid in (False, True)]
+    if asked.json:
+        print(json.dumps({"device": environment.cpu_name(), "rows": [asdict(f) for f in found]}))  # noqa: T201
+        return
+    print(f"{environment.cpu_name()}, {environment.cores()} cores, realm real; providers answer at once")  # noqa: T201
+    print("offers  calls  goes to   decision p50   p95    ledger p50  transactions  in all p50")  # noqa: T201
+    for f in found:
+        where = "paid" if f.paid else "free"
+        print(  # noqa: T201
+            f"{f.offers:6}  {f.calls:5}  {where:7} {f.decision_us:9.0f} us {f.decision_p95_us:5.0f} us "
+            f"{f.ledger_us:8.0f} us {f.transactions:10.1f} {f.total_us:12.0f} us"
+        )
+
+
+if __name__ == "__main__":
+    main()

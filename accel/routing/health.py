@@ -1,0 +1,310 @@
+"""How the providers are doing. Guarantee: a fold over attempts, so that any process can rebuild it.
+
+What a failed call says goes where its ``Blame`` points: PROVIDER to the breaker of (provider, stage,
+model), LOAD to the provider's limiter, ACCOUNT to the provider as a whole (nothing goes there until the told
+reset, or for ``DISABLED_S`` where none is told, then one probe at a time until two succeed), SIZE to the
+ceiling of (provider, stage, model), NOBODY nowhere. An error that is none of ours counts as the provider's.
+Who asks to be left alone (Retry-After) is. This machine has no breaker, limiter or ceiling: it is never
+refused.
+
+``standing`` says it all to the policy; ``refusal``, ``begin`` and ``ended`` are for the cascade. One object
+per event loop; times are ``loop.time()``.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from accel.core import errors
+from accel.core.attempt import Attempt, Outcome, Scored, Timing
+from accel.core.errors import Blame, OutOfMemory, ProviderError, TimedOut, Unreachable
+from accel.core.task import Size, Spec, Task
+from accel.routing.breaker import FAILURE, SILENCE, SUCCESS, Breaker, Phase
+from accel.routing.limiter import Limiter
+from accel.routing.policy import LOCAL
+from accel.routing.standing import Measured, Standing
+from accel.routing.throttle import Throttle
+from accel.routing.track import Ceiling, Success, Track, View, amount
+
+# A refused key or a used-up quota without a told reset: asked again four times an hour, one call each.
+DISABLED_S = 900.0
+# What is believed at most: a monthly quota's reset, and an hour of Retry-After.
+LONGEST_DISABLED_S, LONGEST_PAUSE_S = 31 * 86400.0, 3600.0
+# The longest patience: a minute (nginx's proxy_read_timeout), or ten times what is expected where that is
+# more.
+GENEROUS_S, GENEROUS = 60.0, 10.0
+# The first patience with an offer of which nothing is measured. A minute cost 12 of 15 callers their answer
+# when the preferred server hung from the start (results/, an outage, "hang, cold").
+FIRST_S = 10.0
+# Each time-out in a row doubles the patience of the next try, as far as the generous bound: a provider
+# that became slower would else be cut off for ever.
+MOST_DOUBLINGS = 10
+EARLY_S = 1e-6  # the loop may wake a sleeper this much too early
+
+
+class _Line:
+    """One (provider, stage, model)."""
+
+    __slots__ = ("_last", "breaker", "ceiling", "success", "timeouts", "track")
+
+    def __init__(self, chance: random.Random) -> None:
+        self._last: tuple[View, int, Measured] | None = None
+        self.breaker, self.ceiling = Breaker(chance), Ceiling()
+        self.success, self.track = Success(), Track()
+        self.timeouts = 0  # in a row
+
+    def scaled(self, view: View, size: int) -> Measured:
+        """What was measured of the median size, for this one: computing grows with it, the way does not.
+
+        The last is kept: requests of one size come in rows.
+        """
+        if self._last is not None and self._last[0] is view and self._last[1] == size:
+            return self._last[2]
+        known, ratio = view.measured, size / view.middle
+        t = known.timing
+        timing = Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio)
+        measured = Measured(known.n, timing, known.spread)
+        self._last = (view, size, measured)
+        return measured
+
+
+class _Place:
+    """One provider as a whole."""
+
+    __slots__ = ("account", "limiter", "paused_until")
+
+    def __init__(self, chance: random.Random) -> None:
+        self.account, self.limiter = Breaker(chance), Limiter()
+        self.paused_until = float("-inf")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in flight, from ``begin`` to its one end."""
+
+    provider: str
+    task: Task
+    line: _Line
+    place: _Place
+    began: float
+    generation: int
+    account: int | None
+
+
+class Health:
+    """Breakers, limiters, retry tokens and tracks of every provider that was met."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.throttle = Throttle()
+        self._random = chance
+        self._lines: dict[tuple[str, str, str], _Line] = {}
+        self._places: dict[str, _Place] = {}
+        self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
+
+    def standing(self, provider: str, task: Task, now: float) -> Standing:
+        """What the policy may know of ``provider`` for ``task``."""
+        line, place = self._line(provider, task.spec), self._place(provider)
+        view = line.track.view(task.size)
+        measured = line.scaled(view, amount(task.size)) if view else None
+        success = line.success.share(now)
+        if provider == LOCAL:
+            return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
+        blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
+        return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
+
+    def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
+        """Fold in an attempt that another process, or an earlier run, recorded; it ended at ``at``.
+
+        Call in the order of ``at``, and never with an attempt of this object's own cascade. Concurrency
+        limits and retry tokens are of the moment, and are not recalled.
+        """
+        line, place = self._line(attempt.provider, spec), self._place(attempt.provider)
+        began = at - attempt.timing.total_s
+        if attempt.outcome is Outcome.OK:
+            self._well(line, size, attempt.timing, at)
+            line.breaker.recall(began, at, SUCCESS)
+            if place.account.phase is not Phase.CLOSED:
+                place.account.recall(began, at, SUCCESS)
+            return
+        kind = getattr(errors, attempt.error or "-", None)
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            kind = Exception
+        blame = _blame(kind)
+        if attempt.outcome is not Outcome.FAILED or blame is None:
+            return
+        match blame:
+            case Blame.PROVIDER:
+                line.success.add(False, at)
+                before = line.breaker.phase
+                line.breaker.recall(began, at, _weight(kind, cut_short=False))
+                self._opened(line, before)
+            case Blame.ACCOUNT:
+                place.account.trip(at, DISABLED_S)
+            case Blame.SIZE:
+                _does_not_fit(line, kind, size, at, attempt.task_id)
+
+    # For the cascade ------------------------------------------------------------------------------
+
+    def refusal(self, provider: str, task: Task, now: float) -> tuple[str, float | None] | None:
+        """Why nothing may be sent there now, and the seconds until that may end; None when it may."""
+        if provider == LOCAL:
+            return None
+        return self._refusal(self._line(provider, task.spec), self._place(provider), task.size, now)
+
+    def limiter(self, provider: str) -> Limiter | None:
+        """Its places; None for this machine."""
+        return None if provider == LOCAL else self._place(provider).limiter
+
+    def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
+        """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
+        line, place = self._line(provider, task.spec), self._place(provider)
+        account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
+        call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        if provider == LOCAL:
+            self._here[id(call)] = (now, expected_s)
+        return call
+
+    def succeeded(self, call: Call, timing: Timing, now: float) -> None:
+        """It gave a valid output. timing: without our own queue."""
+        self._well(call.line, call.task.size, timing, now)
+        self._over(call, now, SUCCESS, True)
+        self.throttle.told(call.provider, True)
+
+    def failed(
+        self, call: Call, error: Exception, now: float, *, cut_short: bool = False,
+        reset_s: float | None = None,
+    ) -> None:  # fmt: skip
+        """It raised. cut_short: it timed out before the time that such a call may well take. reset_s: until
+        a used-up quota is refilled, where told."""
+        line, place, blame = call.line, call.place, _blame(type(error))
+        if blame in (Blame.PROVIDER, Blame.LOAD, Blame.NOBODY):
+            line.success.add(False, now)
+        weight = _weight(type(error), cut_short=cut_short) if blame is Blame.PROVIDER else None
+        timed_out = isinstance(error, TimedOut)
+        line.timeouts += timed_out
+        before = line.breaker.phase
+        self._over(call, now, weight, False if timed_out or blame is Blame.LOAD else None)
+        self._opened(line, before)
+        if call.provider == LOCAL or not blame:
+            return
+        if blame in (Blame.PROVIDER, Blame.LOAD):
+            self.throttle.told(call.provider, False)
+        asked_s = getattr(error, "retry_after_s", None) or 0.0
+        if blame is Blame.ACCOUNT:
+            until_s = (reset_s if reset_s and reset_s > 0 else 0.0) or asked_s or DISABLED_S
+            place.account.trip(now, min(until_s, LONGEST_DISABLED_S))
+        elif asked_s > 0:
+            place.paused_until = max(place.paused_until, now + min(asked_s, LONGEST_PAUSE_S))
+        if blame is Blame.SIZE:
+            _does_not_fit(line, type(error), call.task.size, now, call.task.id)
+
+    def dropped(self, call: Call, now: float) -> None:
+        """It was cancelled, or never sent: nothing is learnt of the provider."""
+        self._over(call, now, None, None)
+
+    def patience_s(self, scored: Scored, task: Task) -> float | None:
+        """Longest seconds a try may take, whatever the deadline; None: as long as it wants.
+
+        The p99.9 of similar calls, at least twice their median, stretched where this task is larger; cold
+        start apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
+        ``FIRST_S`` or ten times the prior.
+        """
+        provider, expected = scored.offer.provider, scored.estimate.timing
+        if provider == LOCAL:
+            return None
+        generous = max(GENEROUS_S, GENEROUS * expected.total_s)
+        line = self._line(provider, task.spec)
+        doubled = 2.0 ** min(line.timeouts, MOST_DOUBLINGS)
+        if (view := line.track.view(task.size)) is None:
+            first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
+            return min(first * doubled, max(first, generous))
+        usual = view.p999_s * _stretch(view, task.size)
+        longest = usual * doubled
+        return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
+
+    def known(self, scored: Scored, task: Task) -> bool:
+        """Whether similar calls were measured."""
+        return self._line(scored.offer.provider, task.spec).track.view(task.size) is not None
+
+    def hedge_after_s(self, scored: Scored, task: Task) -> float | None:
+        """Seconds after which a try is slower than 95 % of similar ones; None when too few are known."""
+        view = self._line(scored.offer.provider, task.spec).track.view(task.size)
+        if view is None or view.p95_s is None:
+            return None
+        return view.p95_s * _stretch(view, task.size) + scored.estimate.timing.cold_s
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _line(self, provider: str, spec: Spec) -> _Line:
+        key = (provider, spec.stage, spec.model)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(self._random)
+        return line
+
+    def _place(self, provider: str) -> _Place:
+        place = self._places.get(provider)
+        if place is None:
+            place = self._places[provider] = _Place(self._random)
+        return place
+
+    def _refusal(
+        self, line: _Line, place: _Place, size: Size, now: float
+    ) -> tuple[str, float | None] | None:
+        if closed := place.account.refusal(now):
+            return "its key or quota was refused", closed[1]
+        if place.paused_until - now > EARLY_S:
+            return "it asked to be left alone", place.paused_until - now
+        return line.breaker.refusal(now) or line.ceiling.refusal(size, now)
+
+    def _backlog_s(self, now: float) -> float:
+        """Compute seconds before this machine, which takes everything and does it one after another."""
+        if not self._here:
+            return 0.0
+        began, first_s = next(iter(self._here.values()))
+        return sum(s for _, s in self._here.values()) - min(now - began, first_s)
+
+    def _over(self, call: Call, now: float, weight: int | None, well: bool | None) -> None:
+        if call.provider == LOCAL:
+            self._here.pop(id(call), None)
+            return
+        call.line.breaker.end(call.generation, now, weight)
+        if call.account is not None:
+            call.place.account.end(call.account, now, SUCCESS if weight == SUCCESS else None)
+        call.place.limiter.give_back(well, now - call.began)
+
+    def _well(self, line: _Line, size: Size, timing: Timing, now: float) -> None:
+        line.track.add(size, timing)
+        line.success.add(True, now)
+        line.ceiling.fitted(size)
+        line.timeouts = 0
+
+    def _opened(self, line: _Line, before: Phase) -> None:
+        """From here on the breaker stands for these failures; counted twice, no probe would be sent."""
+        if line.breaker.phase is Phase.OPEN and before is not Phase.OPEN:
+            line.success.reset()
+
+
+def _blame(kind: type[BaseException]) -> Blame | None:
+    """Whose fault; None when the request or our own ledger was at fault."""
+    if issubclass(kind, ProviderError):
+        return kind.blame
+    return None if issubclass(kind, errors.UsageError | errors.LedgerError) else Blame.PROVIDER
+
+
+def _weight(kind: type[BaseException], *, cut_short: bool) -> int:
+    silent = issubclass(kind, Unreachable) or (issubclass(kind, TimedOut) and not cut_short)
+    return SILENCE if silent else FAILURE
+
+
+def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float, task_id: str) -> None:
+    if issubclass(kind, OutOfMemory):
+        line.ceiling.too_large(size, now)
+    else:
+        line.ceiling.rejected(size, now, task_id)
+
+
+def _stretch(view: View, size: Size) -> float:
+    """How much longer this size may take than the median one, if seconds grew in proportion."""
+    return max(1.0, amount(size) / view.middle)

@@ -1,0 +1,176 @@
+"""One try after another, on the books. Guarantee: every try that was opened is closed once, and only once.
+
+A try begins with a reservation (``Books.open``) and a place among the provider's calls in flight; it ends as
+answered, failed or cancelled, and each of these closes the books, tells ``Health`` and gives the place back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC
+from typing import Generic, Protocol, TypeVar
+
+from accel.core.attempt import Attempt, Outcome, Scored, Timing
+from accel.core.errors import NoCapacity, TimedOut
+from accel.core.money import Basis, Cost
+from accel.core.runtime import Runtime
+from accel.core.task import Task
+from accel.routing.health import Call, Health
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tried(Generic[T]):
+    """What one successful try gave. used_s: seconds that the provider counts."""
+
+    output: T
+    timing: Timing
+    cost: Cost
+    lease_id: str = ""
+    used_s: float = 0.0
+
+
+class Books(Protocol):
+    """Where money is reserved and attempts are recorded."""
+
+    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> None:
+        """Reserve for a try of at most ``bound_s`` before it is sent. Raises OverBudget or LedgerError: then
+        nothing is held, and nothing may be sent."""
+
+    def close(self, attempt: Attempt) -> None:
+        """Settle and record an ended try, as one. Never raises."""
+
+
+@dataclass(slots=True)
+class Try:
+    """One try in flight. waited_s: for its place. bound_s: longest it may run. full: that is as long as such
+    a call may well take. retry: not the first of its request. hedge: another is in flight."""
+
+    id: str
+    scored: Scored
+    call: Call
+    began: float
+    waited_s: float
+    bound_s: float | None
+    full: bool
+    retry: bool
+    hedge: bool
+
+    @property
+    def ends(self) -> float | None:
+        """When its time is over."""
+        return None if self.bound_s is None else self.began + self.bound_s
+
+
+class Tries:
+    """All tries of one request. done: ended ones, in the order of their ends. sent: how many were."""
+
+    def __init__(self, task: Task, books: Books, health: Health, runtime: Runtime) -> None:
+        self.done: list[Attempt] = []
+        self.sent = 0
+        self._task, self._books, self._health, self._runtime = task, books, health, runtime
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+
+    def open(
+        self, scored: Scored, bound_s: float | None, *, waited_s: float = 0.0, full: bool = False,
+        hedge: bool = False,
+    ) -> Try | None:  # fmt: skip
+        """Reserve and begin, in the place that the caller took; None, and the place given back, when the
+        books would not have it. A hedge that they would not have is no attempt."""
+        now, ident = self._clock(), self._runtime.new_id()
+        expected_s = scored.estimate.timing.compute_s
+        call = self._health.begin(scored.offer.provider, self._task, now, expected_s)
+        try:
+            self._books.open(ident, scored, bound_s)
+        except Exception as refused:  # whatever it was, nothing may be sent that is not on the books
+            self._health.dropped(call, now)
+            if not hedge:
+                self.done.append(self._attempt(ident, scored, Outcome.FAILED, waited_s, Cost(), refused))
+            return None
+        retry = self.sent > 0 and not hedge and self._health.limiter(scored.offer.provider) is not None
+        self.sent += 1
+        self._health.throttle.retries += retry
+        return Try(ident, scored, call, now, waited_s, bound_s, full, retry, hedge)
+
+    def no_place(self, scored: Scored, waited_s: float) -> None:
+        """Nothing was sent: no place among its calls in flight became free in time."""
+        busy = NoCapacity(f"no free place within {waited_s:.1f} s", provider=scored.offer.provider)
+        ident = self._runtime.new_id()
+        self.done.append(self._attempt(ident, scored, Outcome.FAILED, waited_s, Cost(), busy))
+
+    def answered(self, one: Try, tried: Tried[T]) -> Attempt:
+        """It gave a valid output."""
+        self._health.succeeded(one.call, tried.timing, self._clock())
+        timing = tried.timing
+        if one.waited_s:
+            timing = replace(timing, wait_s=timing.wait_s + one.waited_s)
+        offer = one.scored.offer
+        return self._close(one, Attempt(
+            one.id, self._task.id, offer.provider, offer.realm, offer.id, Outcome.OK, timing, tried.cost,
+            tried.lease_id, hedge=one.hedge, used_s=tried.used_s,
+        ))  # fmt: skip
+
+    def failed(self, one: Try, error: Exception) -> None:
+        """It raised, or its time was over (``TimedOut``)."""
+        now = self._clock()
+        self._health.failed(
+            one.call, error, now, reset_s=self._reset_s(error),
+            cut_short=isinstance(error, TimedOut) and not one.full,
+        )  # fmt: skip
+        # what an unknown error did at the far end is unknown: taken to have run
+        used_s = max(0.0, now - one.began) if getattr(error, "ran", True) else 0.0
+        cost = getattr(error, "billed", None) or self._cost(one, used_s)
+        self._end(one, Outcome.FAILED, now, cost, used_s, error)
+
+    def cancelled(self, one: Try, late: Tried[T] | None = None) -> None:
+        """The request was cancelled, or another try was faster; late: than this answer of its own."""
+        now = self._clock()
+        if late is None:
+            self._health.dropped(one.call, now)
+        else:
+            self._health.succeeded(one.call, late.timing, now)
+        used_s = late.used_s if late else max(0.0, now - one.began)
+        cost = late.cost if late else self._cost(one, used_s)
+        self._end(one, Outcome.CANCELLED, now, cost, used_s, None)
+
+    def _end(
+        self, one: Try, outcome: Outcome, now: float, cost: Cost, used_s: float, error: Exception | None
+    ) -> None:
+        # a try without an answer tells only how long it took; it is counted as waiting
+        seconds = one.waited_s + max(0.0, now - one.began)
+        self._close(one, self._attempt(
+            one.id, one.scored, outcome, seconds, cost, error, hedge=one.hedge, used_s=used_s,
+        ))  # fmt: skip
+
+    def _close(self, one: Try, attempt: Attempt) -> Attempt:
+        self._health.throttle.retries -= one.retry
+        self.done.append(attempt)
+        self._books.close(attempt)
+        return attempt
+
+    @staticmethod
+    def _cost(one: Try, used_s: float) -> Cost:
+        """Seconds at the offer's rate: what is known of a call that did not say what it cost."""
+        return Cost(one.scored.offer.rate.cost(used_s), Basis.ESTIMATED)
+
+    def _reset_s(self, error: Exception) -> float | None:
+        at = getattr(error, "resets_at", None)
+        if at is None:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return float((at - self._runtime.now()).total_seconds())
+
+    def _attempt(
+        self, ident: str, scored: Scored, outcome: Outcome, seconds: float, cost: Cost,
+        error: Exception | None, *, hedge: bool = False, used_s: float = 0.0,
+    ) -> Attempt:  # fmt: skip
+        offer = scored.offer
+        return Attempt(
+            ident, self._task.id, offer.provider, offer.realm, offer.id, outcome, Timing(wait_s=seconds),
+            cost, error=type(error).__name__ if error else "",
+            detail=str(error).splitlines()[0][:500] if error and str(error) else "", hedge=hedge,
+            used_s=used_s,
+        )  # fmt: skip
