@@ -41,8 +41,8 @@ class Warmer:
         if not cold or task.within_s is None:
             return
         now = asyncio.get_running_loop().time()
-        chosen = next((s.score for s in route.ranked if all(s is not c for c in cold)), self._worth)
-        due = [(self._add(s, chosen - self._warm_score(task, s), now), s) for s in cold]
+        chosen = next((s for s in route.ranked if all(s is not c for c in cold)), None)
+        due = [(self._add(s, self._loss(task, s, chosen), now), s) for s in cold]
         over, best = max(due, key=lambda d: d[0])
         if self._running is None and over > 0:
             name = best.offer.provider
@@ -62,16 +62,24 @@ class Warmer:
             return 0.0
         return lost - cold.offer.rate.cost(t.cold_s + IDLE_S) / NANO
 
+    def _loss(self, task: Task, cold: Scored, chosen: Scored | None) -> float:
+        """Dollars by which ``chosen``, or missing the deadline, is worse than ``cold`` would be warm.
+
+        What is free goes first when it is warm, so that beside it all the money is lost.
+        """
+        if chosen is None:
+            return self._worth - self._warm_score(task, cold)
+        paid = 0.0 if _money(cold) else _money(chosen)
+        return max(paid, chosen.score - self._warm_score(task, cold))
+
     def _warm_score(self, task: Task, cold: Scored) -> float:
         """Its score if it had no cold start, dollars; without the person's and the guide's preferences."""
         e = cold.estimate
         t, billed = e.timing, billed_s(e.timing)
         warm_s = t.total_s - t.cold_s
-        terms = dict(cold.terms)
-        money = sum(terms.get(name, 0.0) for name in ("money", "budget", "quota"))
         chance = e.success * in_time(warm_s, e.spread, task.within_s)
-        time = terms["time"] * warm_s / t.total_s
-        return money * (1 - t.cold_s / billed) + time + self._worth * (1 - chance)
+        time = dict(cold.terms)["time"] * warm_s / t.total_s
+        return _money(cold) * (1 - t.cold_s / billed) + time + self._worth * (1 - chance)
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -83,3 +91,8 @@ class Warmer:
         self._running = None
         if not done.cancelled():
             done.exception()  # it was booked; whoever asked has long gone
+
+
+def _money(scored: Scored) -> float:
+    """Dollars that it takes, and what they are worth now."""
+    return sum(value for name, value in scored.terms if name in ("money", "budget", "quota"))
