@@ -54,7 +54,7 @@ class Bout:
 
     died, revived: monotonic seconds of the primary's end and return. attempts: requests that reached the
     dead primary, and connections that it refused. primary: what the primary saw. own_s: seconds of direct
-    calls to the fallback, in the same run.
+    calls to the fallback, in the same run. load: the system's load average, the higher of both instants.
     """
 
     contestant: str
@@ -67,6 +67,7 @@ class Bout:
     attempts: int
     primary: tuple[Seen, ...]
     own_s: tuple[float, ...]
+    load: float
 
     @property
     def met(self) -> tuple[Asked, ...]:
@@ -141,7 +142,9 @@ async def _bout(
             result = asyncio.create_task(_told(process, name))
             before = plan.warm_every_s / 2  # after the last warm-up, before the first request
             died = await _at(begin - before, primary, mode)
+            load = os.getloadavg()[0]
             revived = await _at(begin - before + plan.dead * plan.every_s, primary, Mode.WELL)
+            load = round(max(load, os.getloadavg()[0]), 1)
             while not result.done() and not any(s.at >= revived for s in primary.seen):
                 await asyncio.wait({result}, timeout=0.1)
             _say(process, "enough")
@@ -150,7 +153,8 @@ async def _bout(
     attempts = sum(died <= s.at < revived for s in primary.seen)
     if mode is Mode.REFUSED:
         attempts += sum(p == primary.port and died <= at < revived for p, at in told["connects"])
-    return Bout(name, mode, plan, versions, asked, died, revived, attempts, tuple(primary.seen), own_s)
+    seen = tuple(primary.seen)
+    return Bout(name, mode, plan, versions, asked, died, revived, attempts, seen, own_s, load)
 
 
 async def _at(when: float, server: Endpoint, mode: Mode) -> float:

@@ -65,7 +65,7 @@ def provenance(bouts: Sequence[Bout], now: datetime) -> Provenance:
 
 def rows(bout: Bout, env: Provenance) -> list[Row]:
     """One bout as rows of realm sandbox; the fallback's own latency, its baseline, among them."""
-    plan = bout.plan
+    plan, env = bout.plan, replace(env, load=bout.load)
     cell: dict[str, Scalar] = {
         "what": "outage", "engine": bout.contestant, "mode": bout.mode.value, "warm_up": plan.warm,
         "met": len(bout.met), "every_s": plan.every_s, "outage_s": plan.dead * plan.every_s,
@@ -102,7 +102,7 @@ def markdown(bouts: Sequence[Bout], env: Provenance) -> str:
         lines += [f"| {' | '.join((bout.contestant, *_cells(bout)))} |" for bout in found]
         blocks.append("\n".join(lines))
     blocks.append(_LEGEND)
-    made = tables.groups([rows(bouts[0], env)[0]])[0].provenance
+    made = tables.groups([rows(bout, env)[0] for bout in bouts])[0].provenance
     blocks.append(f"**{made}**")
     return "\n\n".join(blocks) + "\n"
 

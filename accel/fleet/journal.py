@@ -21,6 +21,7 @@ from accel.core.task import Task
 from accel.ledger import Budgets, Ledger, decisions, requests
 from accel.ledger.requests import Request
 from accel.routing import Inputs
+from accel.routing.track import tail_s
 
 log = logging.getLogger(__name__)
 BACKLOG = 10_000  # entries kept while the ledger cannot be written; older ones are dropped, and said so
@@ -114,6 +115,10 @@ class Books:
             return
         if bound_s is None:
             raise OverBudget(f"{scored.offer.provider}: a try without an end cannot be reserved for.")
+        if scored.offer.billing is Billing.QUOTA:
+            # Its provider stops it at the end of the quota, and we hold what such a call may well take: held
+            # for the longest patience, the last minutes of any quota could not be used.
+            bound_s = min(bound_s, tail_s(scored.estimate))
         self._journal.reserve(self._entry, attempt_id, scored.offer, bound_s)
 
     def close(self, attempt: Attempt) -> None:

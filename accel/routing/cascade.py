@@ -39,8 +39,9 @@ async def cascade(
 ) -> tuple[T, tuple[Attempt, ...]]:  # fmt: skip
     """Try the offers of ``route`` until one gives an output; all attempts come with it, in order of end.
 
-    most: tries that may be sent. run: one try; raises ProviderError, must validate its own output, and must end soon when it is cancelled.
-    Raises EveryAttemptFailed; UsageError and cancellation pass through, after their attempt was closed.
+    most: tries that may be sent. run: one try; raises ProviderError, must validate its own output, and must
+    end soon when it is cancelled. Raises EveryAttemptFailed; UsageError and cancellation pass through, after
+    their attempt was closed.
     """
     health.throttle.begin(live=task.lane is Lane.LIVE)
     try:

@@ -79,9 +79,8 @@ def _one_line(
     task, provider = key
     if len(tried) > len(sent) or (len(tried) < len(sent) and not cut):
         yield f"{provider}: {len(sent)} calls for {task}, and {len(tried)} attempts in the ledger"
-    # by amount, as the two need not agree on which came first; what died with its router has no attempt
-    sent.sort(key=lambda c: (case.cut_off(c), min(case.owed(c)), not c.exact))
-    tried.sort(key=lambda a: a.amount)
+    if len(sent) > 1:
+        sent, tried = _matched(case, sent, tried)
     for call, booked in zip(sent, tried, strict=False):
         charge = charges.pop(booked.id, None)
         if call.billing is not Billing.SECONDS:
@@ -110,6 +109,23 @@ def _one_line(
             mine = [h for h in mine if h != hold]
     for hold in mine:  # reserved, and the router died before the call
         del charges[hold]
+
+
+def _matched(case: Case, sent: list[Call], tried: list[Booked]) -> tuple[list[Call], list[Booked]]:
+    """Both in one order: those that agree on the amount first, then by amount; the two need not agree on
+    which came first. What died with its router, and has no attempt, comes last."""
+    calls, left, pairs = [], list(tried), []
+    for call in sorted(sent, key=lambda c: not c.exact):
+        owed = case.owed(call)
+        same = next((b for b in left if any(abs(b.amount - o) <= NEAR for o in owed)), None)
+        if same is None:
+            calls.append(call)
+        else:
+            left.remove(same)
+            pairs.append((call, same))
+    calls.sort(key=lambda c: (case.cut_off(c), min(case.owed(c))))
+    left.sort(key=lambda b: b.amount)
+    return [c for c, _ in pairs] + calls, [b for _, b in pairs] + left
 
 
 def _one_lease(

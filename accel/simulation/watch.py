@@ -78,8 +78,7 @@ class Watch:
         self._purse, self._tasks, self._refusal = purse, tasks, refusal
         self._lines: dict[tuple[int, str, str, str], _Line] = defaultdict(_Line)
         self._days: dict[int, date] = {}
-        # Retry-After: whose life, when it was told, and until when
-        self._asked: dict[str, tuple[int, float, float]] = {}
+        self._asked: dict[str, tuple[int, float, float]] = {}  # Retry-After: of whom, from when until when
         scene.begun.append(self.begun)
         scene.ended.append(self.ended)
 
@@ -93,9 +92,8 @@ class Watch:
             self._see(12, f"{call.provider} was called for {call.task_id}, which it cannot do")
         if call.provider == LOCAL:
             return
-        # what is sent at the very instant of the telling crossed with it on the wire
         life, told, until = self._asked.get(call.provider, (-1, 0.0, 0.0))
-        if life == call.engine and told + 1e-6 < call.began < until - 1e-6:
+        if life == call.engine and told < call.began < until - 1e-6:  # in that very instant, nobody can know
             early_s = until - call.began
             self._see(8, f"{call.provider} was called {early_s:.2f} s before its Retry-After was over")
         self._breaker(call, task)

@@ -258,7 +258,7 @@ def made_up(contestant: str = OURS, error: str = "", back: bool = True, attempts
         primary.append(Seen(108.0, "request 3", 200))
     return Bout(
         contestant, Mode.ERRORS, plan, {contestant: "1"}, asked, 99.8, 107.8, attempts, tuple(primary),
-        (0.2, 0.25, 0.3),
+        (0.2, 0.25, 0.3), 1.5,
     )  # fmt: skip
 
 
@@ -288,14 +288,14 @@ def test_table_report_and_rows_say_how_they_were_made(tmp_path: Path) -> None:
     mine = {r.metric: r for r in read.rows if r.cell["engine"] == OURS}
     assert mine[outage_report.SECONDS].samples == pytest.approx((0.25, 0.25))
     assert mine[outage_report.ATTEMPTS].samples == (3.0,)
-    assert mine[outage_report.OWN_SECONDS].n == 3
+    assert mine[outage_report.OWN_SECONDS].n == 3 and mine[outage_report.SECONDS].env.load == 1.5
     rival = {r.metric: r for r in read.rows if r.cell["engine"] != OURS}
     assert outage_report.BACK in mine and outage_report.BACK not in rival
     assert rival[outage_report.ANSWERED].samples == (0.0, 1.0)
     assert mine[outage_report.SECONDS].env.packages == {OURS: "1", "litellm issue 40405": "1"}
     report = paths[1].read_text()
     assert "| accel | 3 |" in report and "| litellm issue 40405 | 135 |" in report
-    assert "not seen" in report and "realm sandbox" in report and "commit" in report
+    assert all(x in report for x in ("load average 1.5", "not seen", "realm sandbox", "commit"))
     cold = [replace(b, plan=replace(b.plan, warm=0)) for b in bouts]
     told = outage_report.markdown([*bouts, *cold], mine[outage_report.SECONDS].env)
     assert told.count("## errors, warm") == told.count("## errors, cold") == 1

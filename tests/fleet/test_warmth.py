@@ -141,6 +141,21 @@ def test_a_warm_up_that_costs_more_than_a_missed_deadline_is_not_worth_it() -> N
     play(scene, cold, preference=Preference(value_of_deadline=0.0001))
 
 
+def test_a_free_place_that_is_cold_is_started_while_all_that_is_warm_costs_money() -> None:
+    """Whoever was started first would else keep everything, at any price."""
+    dear = Nature("dear", Gpu("A100", 1, 80 << 30, 80), "2.50", per_text_s=0.1, spread=0.0)
+    free = Nature("cloud", T4, "0", per_text_s=0.1, cold_s=12.0, spread=0.0, quota_s=3600.0)
+
+    async def scene(engine: GPUAccelerator, cloud: Counted) -> None:
+        runtime = engine.runtime
+        engine.board.providers["dear"] = SimulatedProvider(dear, runtime, 0)
+        found = await stream(engine, 60)
+        assert found[0] == "dear"
+        assert found[-20:] == ["cloud"] * 20
+
+    play(scene, free)
+
+
 def test_a_task_without_a_deadline_waits_for_the_cold_start_itself() -> None:
     cold = Nature("cloud", T4, "0", per_text_s=0.1, cold_s=1.0, spread=0.0, quota_s=3600.0)
 
@@ -155,7 +170,8 @@ def test_closing_gives_the_warm_up_back() -> None:
     cold = Nature("cloud", T4, "0.30", per_text_s=0.1, cold_s=300.0, spread=0.0)
 
     async def scene(engine: GPUAccelerator, cloud: Counted) -> None:
-        await ask(engine, 0)
+        for n in range(3):  # one lost deadline is not worth five minutes of a GPU; a few are
+            await ask(engine, n)
         assert engine.ledger.held() == 1
         # ``play`` closes the engine and finds nothing held
 

@@ -39,8 +39,9 @@ def request(ident: str = "t", texts: tuple[str, ...] = TEXTS) -> Envelope:
 
 
 def meet(
-    fault: Fault, play: Callable[[SimulatedProvider], Coroutine[Any, Any, T]], number: int = 0, draw: float = 0.5
-) -> tuple[T, list[Call]]:
+    fault: Fault, play: Callable[[SimulatedProvider], Coroutine[Any, Any, T]], number: int = 0,
+    draw: float = 0.5,
+) -> tuple[T, list[Call]]:  # fmt: skip
     """Let ``play`` use a provider whose first call runs into ``fault``: its result, and the calls."""
     scene = Scene(Ambush([Planned(0.0, fault, draw, number)]))
 
@@ -151,8 +152,8 @@ def test_a_plan_has_every_class_in_its_share(seed: int, requests: int) -> None:
     planned = plan(seed, requests, 1000.0)
     assert planned == plan(seed, requests, 1000.0)
     for kind in Fault:
-        count = sum(p.kind is kind for p in planned)
-        assert max(1, faults.RATES[kind] * requests / 100_000) <= count <= 2 + 1.1 * faults.RATES[kind] * requests / 1e5
+        count, share = sum(p.kind is kind for p in planned), faults.RATES[kind] * requests / 100_000
+        assert max(1, share) <= count <= 2 + 1.1 * share
     assert all(0 < p.at_s < 1000 for p in planned)
     assert sum(faults.RATES.values()) >= 1_100
 
