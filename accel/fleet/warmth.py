@@ -63,7 +63,7 @@ class Warmer:
         return lost - cold.offer.rate.cost(t.cold_s + IDLE_S) / NANO
 
     def _loss(self, task: Task, cold: Scored, chosen: Scored | None) -> float:
-        """Dollars by which ``chosen``, or missing the deadline, is worse than ``cold`` would be if it were warm.
+        """Dollars by which ``chosen``, or missing the deadline, is worse than ``cold`` would be warm.
 
         What is free goes first when it is warm, so that beside it all the money is lost.
         """

@@ -16,9 +16,9 @@ from accel.core.funds import Window
 from accel.core.task import Lane
 
 MOST_LAMBDA = 5.0  # ParetoBandit's clip
-# Live work pays the whole price for a free hour once its lead is a tenth of what was left for the rest of
-# the window; ours. Shorter, and the first call of a week would be priced; longer, and nothing is kept.
-FULL_LEAD = 0.1
+# Live work may be ahead by a tenth of what is left for the rest of the window for nothing, else the first
+# call of every week would be priced and go elsewhere; it pays the whole price at two tenths. Ours.
+HEAD_START, FULL_LEAD = 0.1, 0.2
 # A GPU hour where no offer has a price: RunPod community cloud in the guide, $0.16.
 DEFAULT_PER_S = 0.16 / 3600
 
@@ -46,7 +46,7 @@ def quota_price(window: Window | None, lane: Lane, paid_per_s: float | None) -> 
 
     paid_per_s: what a second costs at the cheapest GPU that is paid for, the most that quota can save;
     None where there is none. Batch work pays nothing while any quota is left: the hours are kept for it.
-    Live work pays once it is ahead of uniform progress.
+    Live work pays once it is ahead of uniform progress by more than ``HEAD_START``.
     """
     if window is None:
         return 0.0
@@ -54,4 +54,4 @@ def quota_price(window: Window | None, lane: Lane, paid_per_s: float | None) -> 
     ahead = lead(window)
     if lane is Lane.BATCH:
         return price if ahead >= 1.0 else 0.0
-    return price * min(1.0, ahead / FULL_LEAD)
+    return price * min(1.0, max(0.0, ahead - HEAD_START) / (FULL_LEAD - HEAD_START))

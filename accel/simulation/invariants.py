@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from accel.core.offer import Billing
-from accel.simulation.case import GRACE_S, NO_PLACE, UNSENT, WARM, Case
+from accel.simulation.case import GRACE_S, NO_PLACE, UNSENT, Case
 from accel.simulation.evidence import FOREVER, End
 from accel.simulation.natures import LOCAL
 from accel.simulation.reconcile import invoices_match, limits_hold, quota_holds
@@ -89,10 +89,11 @@ def nothing_is_lost(case: Case) -> Iterator[str]:
     """5. A request that failed says every call that was made for it, with class, time and cost, and had its
     turn on this machine wherever that can do it and time was left."""
     sent: dict[str, Counter[str]] = defaultdict(Counter)
+    beside = case.warmed()  # a warm-up is no attempt of the request; one that a kill cut off left no trace
     for call in case.evidence.calls:
         sent[call.task_id][call.provider] += 1
-    for task, provider in case.rows(f"SELECT task_id, provider FROM attempt WHERE task_id LIKE '%{WARM}'"):
-        sent[task.removesuffix(WARM)][provider] -= 1
+        if case.cut_off(call):
+            beside.add(call.task_id)
     for end in case.evidence.ends:
         if end.outcome != "failed":
             continue
@@ -100,7 +101,8 @@ def nothing_is_lost(case: Case) -> Iterator[str]:
             a.provider for a in end.attempts
             if a.error not in UNSENT and NO_PLACE not in a.detail
         )  # fmt: skip
-        if listed != +sent[end.task_id]:
+        unlisted = sent[end.task_id] - listed
+        if listed - sent[end.task_id] or unlisted.total() > (end.task_id in beside):
             yield f"{end.task_id} called {dict(sent[end.task_id])}, its error lists {dict(listed)}"
         for attempt in end.attempts:
             if not attempt.error and attempt.outcome != "cancelled":
@@ -130,13 +132,13 @@ def asked_again(case: Case) -> Iterator[str]:
 
 
 def few_tries(case: Case) -> Iterator[str]:
-    """8. At most three calls a request, and as many for its warm-up if it has one; while everything remote is
+    """8. At most three calls a request, and one for its warm-up if it has one; while everything remote is
     away at most 1.2 calls there per request, and 3; hedges for at most 5 % of the requests. (Retry-After:
     ``watch``.)"""
     per_task = Counter(c.task_id for c in case.evidence.calls)
     warmed = case.warmed()
     for task, count in per_task.items():
-        if count > 3 * (1 + (task in warmed)):
+        if count > 3 + (task in warmed):
             yield f"{task} made {count} calls"
     hedges = sum(a.hedge for e in case.evidence.ends for a in e.attempts)
     if hedges > 0.05 * len(case.evidence.ends) + 1:

@@ -26,7 +26,7 @@ EVERY_S = 0.4  # mean time between two requests
 BURSTS, LARGEST_BURST = 0.01, 30
 # share of texts and their tokens, from and to
 LENGTHS = ((0.40, (80, 400)), (0.42, (3_000, 12_000)), (0.18, (30_000, 60_000)))
-DIFFERENT = 0.7  # texts per request; cubed draws make a few of them popular
+DIFFERENT = 0.35  # texts per request; cubed draws make a few of them popular
 WITHIN_S = ((0.80, 12.0), (0.10, 3.0), (0.10, 40.0))
 TARGET_S = 1.0  # of half of them; the others would rather have it cheap
 

@@ -1,4 +1,4 @@
-"""Plays mutants. Guarantee: a mutant is broken in a copy of the package; this checkout is never touched.
+"""Plays mutants. Guarantee: each is broken in a copy; what notices it does not notice the code as it is.
 
 ``make mutants`` plays all, two at a time, and writes ``docs/promises.md``. ``python -m mutants NAME …`` (with
 ``tests`` on the path) plays some and writes nothing.
@@ -24,8 +24,9 @@ LIMIT_S = 900.0
 SEARCH = """
 import json, sys
 from accel.simulation import simulate
-invariant, seeds, requests, twice = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "twice"
-for seed in range(seeds):
+invariant, first, seeds, requests = map(int, sys.argv[1:5])
+twice = sys.argv[5] == "twice"
+for seed in range(first, first + seeds):
     found = simulate(seed, requests)
     told = [v for v in found.violations if v.startswith(f"invariant {invariant} ")]
     if twice and simulate(seed, requests).trace_hash != found.trace_hash:
@@ -60,11 +61,20 @@ def play(mutant: Mutant) -> Killed | None:
 
 
 def _searched(mutant: Mutant, environment: dict[str, str]) -> Killed | None:
-    """Simulate seed after seed until the invariant breaks."""
-    argv = [str(mutant.invariant), str(SEEDS), str(mutant.requests), "twice" if mutant.test == SAME else ""]
+    """Simulate seed after seed until the invariant breaks; the same seed holds it in the code as it is."""
+    killed = _search(mutant, environment, 0, SEEDS)
+    if killed is None or killed.seed is None:
+        return None
+    if wrong := _search(mutant, environment | {"PYTHONPATH": str(ROOT)}, killed.seed, 1):
+        raise RuntimeError(f"{mutant.name}: the code as it is breaks it too: {wrong.words}")
+    return killed
+
+
+def _search(mutant: Mutant, environment: dict[str, str], first: int, seeds: int) -> Killed | None:
+    argv = [str(n) for n in (mutant.invariant, first, seeds, mutant.requests)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SEARCH, *argv], env=environment, capture_output=True, text=True,
-        timeout=LIMIT_S, check=False,
+        [sys.executable, "-P", "-c", SEARCH, *argv, "twice" if mutant.test == SAME else ""],
+        env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{mutant.name} crashed the simulation: {done.stderr.strip()[-2000:]}")

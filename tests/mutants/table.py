@@ -163,7 +163,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "kept-running", 1, "accel/fleet/leases.py",
         "            state, note = await self._release(intent, lease)\n",
         '            state, note = "released", "surely"\n',
-        "a rented thing is never given back", 11,
+        "a rented thing is never given back", 11, requests=2000,
     ),
     Mutant(
         "forgotten", 1, "accel/fleet/leases.py",

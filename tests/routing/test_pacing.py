@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from accel.core.funds import Window
 from accel.core.task import Lane
-from accel.routing.pacing import DEFAULT_PER_S, FULL_LEAD, MOST_LAMBDA, budget_price, lead, quota_price
+from accel.routing.pacing import (
+    DEFAULT_PER_S,
+    FULL_LEAD,
+    HEAD_START,
+    MOST_LAMBDA,
+    budget_price,
+    lead,
+    quota_price,
+)
 
 SHARES = st.floats(-0.5, 2.0)
 ANY = st.floats(allow_nan=True, allow_infinity=True)
@@ -73,12 +81,16 @@ def test_what_cannot_be_counts_as_the_nearest_that_can() -> None:
     assert lead(Window("w", 0.5, math.nan)) == lead(Window("w", 0.5, -3.0)) == 0.5
 
 
-def test_live_work_pays_the_whole_price_from_a_tenth_of_what_was_left_on() -> None:
-    for elapsed in (0.0, 0.5, 0.9):
-        ahead = elapsed + FULL_LEAD * (1 - elapsed)
-        half = elapsed + FULL_LEAD * (1 - elapsed) / 2
-        assert quota_price(Window("w", ahead + 1e-9, elapsed), Lane.LIVE, 2.0) == pytest.approx(2.0)
-        assert quota_price(Window("w", half, elapsed), Lane.LIVE, 2.0) == pytest.approx(1.0)
+def test_live_work_has_a_head_start_and_then_pays_up_to_the_whole_price() -> None:
+    for elapsed in (0.0, 0.5):
+
+        def price(ahead: float, elapsed: float = elapsed) -> float:
+            return quota_price(Window("q", elapsed + ahead * (1 - elapsed), elapsed), Lane.LIVE, 1.0)
+
+        assert price(HEAD_START - 0.001) == 0.0
+        assert price((HEAD_START + FULL_LEAD) / 2) == pytest.approx(0.5)
+        assert price(FULL_LEAD) == pytest.approx(1.0)
+        assert price(0.9) == 1.0
 
 
 def test_the_first_dollar_of_a_month_is_hardly_dearer() -> None:
