@@ -16,6 +16,7 @@ from accel.core.money import NANO
 from accel.core.offer import Realm
 from accel.core.row import Provenance, Row, Scalar
 from accel.experiments.policies_contestants import OURS, Outcome
+from accel.routing import State
 
 RESAMPLES = 10_000
 _SEED = 20261123
@@ -40,9 +41,15 @@ WORK = Metric("dollars per 1000 requests, work only", "$", -1, lambda o: _thousa
 IN_TIME = Metric("deadlines met", "share", 1, lambda o: o.in_time / o.dated)
 TIGHT = Metric("tight deadlines met", "share", 1, lambda o: o.tight_in_time / o.tight)
 ANSWERED = Metric("requests answered", "share", 1, lambda o: o.answered / o.asked)
+# What the person says a missed deadline costs is what the engine weighs money against.
+MISS = State().value_of_deadline
+LOSS = Metric(
+    f"dollars per 1000 requests with ${MISS:g} a miss", "$", -1,
+    lambda o: (o.total_nano / NANO + MISS * (o.dated - o.in_time)) / o.asked * 1000,
+)  # fmt: skip
 P50 = Metric("median seconds", "s", -1, lambda o: o.p50_s)
 P95 = Metric("p95 seconds", "s", -1, lambda o: o.p95_s)
-METRICS = (COST, WORK, IN_TIME, TIGHT, ANSWERED, P50, P95)
+METRICS = (COST, WORK, IN_TIME, TIGHT, ANSWERED, P50, P95, LOSS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +116,22 @@ def verdicts(outcomes: Sequence[Outcome], ours: str = OURS) -> list[Verdict]:
     if ours not in played:
         raise ValueError(f"{ours} did not play")
     found = []
-    for rival, seeds in played.items():
+    for rival in played:
         if rival == ours:
             continue
         for money in (COST, WORK):
             found.append(
                 Verdict(rival, money, tuple(
-                    (m, mean([m.of(played[ours][s]) - m.of(o) for s, o in seeds.items()]))
-                    for m in (money, IN_TIME, ANSWERED)
+                    (m, _paired(played, rival, m, ours)) for m in (money, IN_TIME, ANSWERED)
                 ))
             )  # fmt: skip
     return found
+
+
+def _paired(played: dict[str, dict[int, Outcome]], rival: str, metric: Metric, ours: str = OURS) -> Mean:
+    """Ours less the rival's, seed by seed."""
+    theirs = played[rival]
+    return mean([metric.of(o) - metric.of(theirs[s]) for s, o in played[ours].items()])
 
 
 def rows(outcomes: Sequence[Outcome], env: Provenance, cell: dict[str, Scalar]) -> list[Row]:
@@ -143,17 +155,18 @@ def table(outcomes: Sequence[Outcome]) -> str:
     n = len(next(iter(played.values()), {}))
     lines = [
         f"realm simulated: nothing ran; means over {n} seeds",
-        f"{'policy':<20}{'$/1000':>9}{'work':>9}{'in time':>9}{'tight':>8}{'answered':>10}{'p50':>7}"
-        f"{'p95':>8}",
+        f"{'policy':<20}{'$/1000':>8}{'work':>8}{'in time':>8}{'tight':>8}{'answered':>9}{'p50':>6}"
+        f"{'p95':>7}{'loss':>6}",
     ]
     for name, seeds in played.items():
-        cost, work, time, tight, answered, p50, p95 = (
+        cost, work, time, tight, answered, p50, p95, loss = (
             mean([m.of(o) for o in seeds.values()]).value for m in METRICS
         )
         lines.append(
-            f"{name:<20}{cost:>9.4f}{work:>9.4f}{time:>9.2%}{tight:>8.2%}{answered:>10.2%}"
-            f"{p50:>6.2f}s{p95:>7.2f}s"
+            f"{name:<20}{cost:>8.4f}{work:>8.4f}{time:>8.2%}{tight:>8.2%}{answered:>9.2%}"
+            f"{p50:>5.2f}s{p95:>6.2f}s{loss:>6.2f}"
         )
+    lines.append(f"loss: dollars per 1000 requests, with ${MISS:g} for each missed deadline")
     lines += ["", f"accel less the rival, paired, with 95 % intervals (* holds no 0); n = {n}"]
     told = verdicts(outcomes) if OURS in played else []
     for invoiced, worked in zip(told[::2], told[1::2], strict=True):
@@ -161,6 +174,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for name, (metric, d) in (
             ("$/1000 as invoiced", invoiced.differences[0]), ("$/1000 for work only", worked.differences[0]),
             ("deadlines met, points", invoiced.differences[1]), ("answered, points", invoiced.differences[2]),
+            ("loss, $/1000", (LOSS, _paired(played, invoiced.rival, LOSS))),
         ):  # fmt: skip
             lines.append(f"  {name:<22} {_difference(metric, d)}")
     return "\n".join(lines)
@@ -171,8 +185,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     played = by_contestant(outcomes)
     lines = [
         "| policy | $ per 1000 requests, as invoiced | of it for work | deadlines met | tight ones "
-        "| requests answered | p50 s | p95 s |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| requests answered | p50 s | p95 s | $ per 1000 with ${MISS:g} a missed deadline |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, seeds in played.items():
         cells = [_interval(m, mean([m.of(o) for o in seeds.values()])) for m in METRICS]

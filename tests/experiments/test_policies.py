@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,15 @@ from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
 from accel.experiments import policies, policies_compare
 from accel.experiments.policies_compare import COST, WORK, by_contestant, mean, table, verdicts
-from accel.experiments.policies_contestants import ATTEMPTS, CONTESTANTS, OURS, Outcome
+from accel.experiments.policies_contestants import (
+    ATTEMPTS,
+    CONTESTANTS,
+    OURS,
+    Outcome,
+    Scene,
+    Serve,
+    on_loop,
+)
 from accel.experiments.policies_places import PATIENCE_S, TraceProvider
 from accel.experiments.policies_plot import plot_policies
 from accel.experiments.policies_world import PLACES, Ask, Draw, Episode, Place, draw
@@ -207,6 +216,48 @@ def test_when_the_market_ends_calls_are_preempted_and_waiting_ones_turned_away()
     assert provider.invoice.busy_s == pytest.approx(1.85, abs=0.02)  # up to the preemption
 
 
+def test_a_start_that_the_market_cuts_off_is_invoiced_as_far_as_it_got() -> None:
+    async def scene(provider: TraceProvider) -> None:
+        with pytest.raises(NoCapacity):
+            await provider.serve(asks(1)[0])
+        assert provider.workers.cold_s() == 10.0
+        await asyncio.sleep(20.0)
+
+    invoice = on(replace(PLAIN, spot=True), scene, ups={"gpu": ((0.0, 6.1),)}).invoice
+    assert invoice.cold_s == pytest.approx(6.0, abs=0.01)
+    assert invoice.busy_s == invoice.idle_s == 0.0
+
+
+def test_a_worker_given_to_who_just_left_is_not_lost() -> None:
+    async def scene(provider: TraceProvider) -> None:
+        workers = provider.workers
+
+        async def take() -> None:
+            async with workers.take():
+                pass
+
+        async with workers.take():
+            leaving = asyncio.create_task(take())
+            await asyncio.sleep(0)
+        leaving.cancel()  # after it was given the worker, before it could know
+        await asyncio.wait([leaving])
+        began = asyncio.get_running_loop().time()
+        await take()
+        assert asyncio.get_running_loop().time() == began
+
+    on(replace(PLAIN, workers=1), scene)
+
+
+def test_luck_is_drawn_by_the_tries_of_one_request() -> None:
+    async def scene(provider: TraceProvider) -> None:
+        first, second = asks(2)
+        for ask in (first, second, first):
+            await provider.serve(ask)
+        assert provider.calls == {0: 2, 1: 1}
+
+    on(PLAIN, scene)
+
+
 def test_a_free_quota_is_counted_and_ends() -> None:
     place = replace(PLAIN, billing=Billing.QUOTA, dollars_per_hour="0", cold_s=3.0)
 
@@ -282,6 +333,23 @@ def test_the_same_episode_gives_the_same_outcome(played: dict[str, list[Outcome]
     again = draw(2, small(), Draw(requests=80))
     for name in (OURS, "litellm-latency"):
         assert CONTESTANTS[name](again) == played[name][1]
+
+
+def test_a_late_answer_is_an_answer_and_not_in_time() -> None:
+    @asynccontextmanager
+    async def late(scene: Scene) -> AsyncIterator[Serve]:
+        async def serve(ask: Ask) -> str:
+            await asyncio.sleep(2 * (ask.within_s or 1.0) if ask.number % 2 else 0.5)
+            return "local" if ask.number % 5 else ""
+
+        yield serve
+
+    made = draw(1, small(), Draw(requests=60))
+    told = on_loop("late", late)(made)
+    dated = [a for a in made.asks if a.within_s is not None]
+    assert told.answered == 48 and told.dated == len(dated)
+    assert told.in_time == sum(a.number % 2 == 0 and a.number % 5 != 0 for a in dated)
+    assert told.total_nano == 0 and told.by_place == {"": 12, "local": 48}
 
 
 def test_rivals_follow_their_rule(played: dict[str, list[Outcome]]) -> None:
@@ -406,6 +474,8 @@ def test_the_command_keeps_what_was_played(
     assert names >= {"rows.simulated.jsonl", "report.md", "policies.png"}
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Realm simulated" in report and "0123456789ab" in report
+    assert policies.main([*words[:3], "16", *words[4:], "--seeds", "1"]) == 0  # other episodes
+    assert "played before" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_tick_counts_what_is_available(tmp_path: Path) -> None:
     assert market.zone == "us-east-1a"
     assert market.ups == ((10.0, 30.0), (50.0, 60.0))
     assert market.share == pytest.approx(0.5)
-    ends = {0.0: 0.0, 10.0: 30.0, 29.9: 30.0, 30.0: 30.0, 55.0: 60.0, 60.0: 60.0}
+    ends = {0.0: 0.0, 10.0: 30.0, 29.9: 30.0, 30.0: 30.0, 35.0: 35.0, 55.0: 60.0, 60.0: 60.0}
     assert {t: market.until(t) for t in ends} == ends
 
 

@@ -68,7 +68,8 @@ def test_a_decision_comes_back_to_the_last_bit(
     ranked = []
     for offer in data.draw(st.permutations(offers)):  # the very objects
         seconds, score, nano, words, terms = data.draw(SCORES)
-        expected = Estimate(Timing(seconds), Cost(NanoUSD(nano), Basis.BILLED), words, 0.3, 0.9)
+        timing = Timing(seconds, seconds + 1, seconds + 2, seconds + 3)
+        expected = Estimate(timing, Cost(NanoUSD(nano), Basis.BILLED), words, 0.3, 0.9)
         ranked.append(Scored(offer, expected, score, terms, words))
     unfit = (Unfit("modal", Realm.SANDBOX, why, NOW, True),)
     route = Route("t", tuple(ranked), (Refusal("modal", why),), "policy", draw)

@@ -141,7 +141,7 @@ def test_what_was_under_way_is_settled_in_what_it_was_held_in(path: Path) -> Non
     assert budgets.recover() == 1
     assert ledger.held() == 0
     quota = ledger.account("kaggle quota")
-    assert (quota.spent, quota.held) == (560_000, 0)
+    assert (quota.spent, quota.held, quota.cap) == (560_000, 0, 4_200_000)  # the limit is what it was
     word = replace(KAGGLE, billing=Billing.QUOTA, quota_left_s=100.0, as_of=NOW + timedelta(minutes=1))
     clock = Clock(NOW + timedelta(minutes=2))
     later = Budgets(Ledger(path, Realm.REAL, clock), Limits({}, {}))

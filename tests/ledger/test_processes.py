@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from books import Clock, books_agree
@@ -55,15 +57,16 @@ class Worker:
     """One process that reserves 7 and settles at 5, many times; a forgetful one settles every other time."""
 
     process: subprocess.Popen[str]
+    running: ClassVar[list[subprocess.Popen[str]]] = []
 
     @classmethod
     def start(cls, path: Path, name: str, times: int, cap: int, *more: str) -> Worker:
-        return cls(
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(path), name, str(times), str(cap), *more], text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(path), name, str(times), str(cap), *more], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        cls.running.append(process)
+        return cls(process)
 
     def ready(self) -> None:
         assert self.process.stdout is not None
@@ -79,6 +82,16 @@ class Worker:
         assert self.process.returncode == 0
         got, refused = map(int, out.split())
         return got, refused
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_left() -> Iterator[None]:
+    """A test that fails leaves no process behind, either."""
+    yield
+    while Worker.running:
+        process = Worker.running.pop()
+        process.kill()
+        process.communicate(timeout=20)
 
 
 class Watch:
@@ -140,7 +153,7 @@ def test_eight_processes_share_one_limit_and_the_sum_is_exact(tmp_path: Path) ->
     assert alerts.pending(ledger) == 3
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_a_killed_process_held_is_found_and_nothing_stays_held(tmp_path: Path, seed: int) -> None:
     """Of eight that work, one is killed at some moment; it would have gone on for ever."""
     path, cap = tmp_path / "ledger.sqlite3", 10**9
