@@ -118,7 +118,7 @@ class Tries:
         now = self._clock()
         expected_s = one.scored.estimate.timing.total_s
         if isinstance(error, TimedOut) and one.bound_s is not None and one.bound_s < expected_s:
-            # less than it was expected to need, as a cold one's first tries get: it says nothing of the provider
+            # less than it was expected to need, as the first tries of a cold one get: it says nothing
             self._health.dropped(one.call, now)
         else:
             self._health.failed(
