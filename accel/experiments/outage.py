@@ -103,6 +103,11 @@ class Bout:
         return next((at - self.revived for at in answered), None)
 
     @property
+    def limits(self) -> tuple[int, float] | None:
+        """What we promise of ourselves: attempts and ratio at most. A rival promised nothing."""
+        return (MAX_ATTEMPTS, MAX_RATIO) if self.contestant == OURS else None
+
+    @property
     def holds(self) -> bool:
         """Whether it did what we promise of ourselves: every request answered among it."""
         everything = self.answered == len(self.met)

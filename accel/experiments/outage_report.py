@@ -102,7 +102,8 @@ def markdown(bouts: Sequence[Bout], env: Provenance) -> str:
             "|---|---:|---:|---:|---:|---:|---:|",
         ]  # fmt: skip
         lines += [f"| {' | '.join((bout.contestant, *_cells(bout)))} |" for bout in found]
-        blocks.append("\n".join(lines))
+        lines += ["", *(verdict for bout in found if (verdict := _verdict(bout)))]
+        blocks.append("\n".join(lines).rstrip())
     blocks.append(_LEGEND)
     made = tables.groups([rows(bout, env)[0] for bout in bouts])[0].provenance
     blocks.append(f"**{made}**")
@@ -119,6 +120,17 @@ seconds from the primary's return to the first request that it answered; request
 *fallbacks* (one group each, `fallbacks=[…]`), *order* (one group, `order` 1 and 2) and *shuffle* (one group)
 keep every default; *issue 40405* is the remedy found there; *tuned* and *strict* know what is coming: a
 timeout of 1 s, one try per server, cool-down after two failures or one."""
+
+
+def _verdict(bout: Bout) -> str:
+    """What we promise of ourselves, and whether it held; "" for a rival, who promised nothing."""
+    limits = bout.limits
+    if limits is None:
+        return ""
+    held = "held" if bout.holds else "**did not hold**"
+    attempts, ratio = limits
+    promise = f"at most {attempts} attempts, at most {ratio:g} × the fallback's own, everything answered"
+    return f"What {bout.contestant} promises ({promise}) {held}."
 
 
 def _what(bout: Bout) -> str:

@@ -301,7 +301,9 @@ def test_table_report_and_rows_say_how_they_were_made(tmp_path: Path) -> None:
     cold = [replace(b, plan=replace(b.plan, warm=0)) for b in bouts]
     told = outage_report.markdown([*bouts, *cold], mine[outage_report.SECONDS].env)
     assert told.count("## errors, warm") == told.count("## errors, cold") == 1
-    assert told.count("| accel |") == 2
+    assert told.count("| accel |") == told.count("everything answered) held.") == 2
+    broken = outage_report.markdown([made_up(attempts=5)], mine[outage_report.SECONDS].env)
+    assert "everything answered) **did not hold**." in broken
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
