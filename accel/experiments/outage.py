@@ -77,7 +77,15 @@ class Bout:
     @property
     def waits_s(self) -> tuple[float, ...]:
         """How long each of them took; one without an answer counts as its caller's whole patience."""
-        return tuple(self.plan.patience_s if a.error else a.ended - a.began for a in self.met)
+        return self._waits_s(self.met)
+
+    @property
+    def after_s(self) -> tuple[float, ...]:
+        """The same of the requests that were sent when the primary was well again."""
+        return self._waits_s([a for a in self.asked if a.began >= self.revived])
+
+    def _waits_s(self, asked: Sequence[Asked]) -> tuple[float, ...]:
+        return tuple(self.plan.patience_s if a.error else a.ended - a.began for a in asked)
 
     @property
     def answered(self) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from accel.experiments.outage import Bout
 
 SECONDS = "seconds per request, primary dead"
+AFTER_SECONDS = "seconds per request, primary well again"
 OWN_SECONDS = "seconds per direct call to the fallback"
 ATTEMPTS = "wire attempts at the dead primary"
 ANSWERED = "requests answered, primary dead"
@@ -76,6 +77,7 @@ def rows(bout: Bout, env: Provenance) -> list[Row]:
     found: list[tuple[str, str, tuple[float, ...], str]] = [
         (OWN_SECONDS, "s", bout.own_s, "none: it is the baseline"),
         (SECONDS, "s", bout.waits_s, f"the fallback's own: {own}"),
+        (AFTER_SECONDS, "s", bout.after_s, f"the fallback's own: {own}"),
         (ATTEMPTS, "attempts", (float(bout.attempts),), rivals),
         (ANSWERED, "share", tuple(float(not a.error) for a in bout.met), rivals),
     ]

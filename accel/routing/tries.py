@@ -116,10 +116,15 @@ class Tries:
     def failed(self, one: Try, error: Exception) -> None:
         """It raised, or its time was over (``TimedOut``)."""
         now = self._clock()
-        self._health.failed(
-            one.call, error, now, reset_s=self._reset_s(error),
-            cut_short=isinstance(error, TimedOut) and not one.full,
-        )  # fmt: skip
+        expected_s = one.scored.estimate.timing.total_s
+        if isinstance(error, TimedOut) and one.bound_s is not None and one.bound_s < expected_s:
+            # less than it was expected to need, as the first tries of a cold one get: it says nothing
+            self._health.dropped(one.call, now)
+        else:
+            self._health.failed(
+                one.call, error, now, reset_s=self._reset_s(error),
+                cut_short=isinstance(error, TimedOut) and not one.full,
+            )  # fmt: skip
         # what an unknown error did at the far end is unknown: taken to have run
         used_s = max(0.0, now - one.began) if getattr(error, "ran", True) else 0.0
         cost = getattr(error, "billed", None) or self._cost(one, used_s)

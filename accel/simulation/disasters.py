@@ -32,17 +32,17 @@ FACTORS = (0.5, 3.0, 0.0, 1.3)  # of a price; a price of 0 is shown for a while,
 
 
 class Disasters:
-    """Plays the timed faults of a plan. router: the present one. kill: ends it at once. popular: texts whose
-    cache entries are worth spoiling."""
+    """Plays the timed faults of a plan. regions: of every provider. router: the present one. kill: ends it at
+    once. popular: texts whose cache entries are worth spoiling."""
 
     def __init__(
         self, planned: Sequence[Planned], scene: Scene, clock: WallClock,
-        providers: Mapping[str, SimulatedProvider], folder: Path, router: Callable[[], Router],
-        kill: Callable[[], None], popular: Sequence[str],
+        providers: Mapping[str, SimulatedProvider], regions: Mapping[str, str], folder: Path,
+        router: Callable[[], Router], kill: Callable[[], None], popular: Sequence[str],
     ) -> None:  # fmt: skip
         self._planned = [p for p in planned if p.kind in TIMED]
         self._scene, self._clock, self._providers, self._folder = scene, clock, providers, folder
-        self._router, self._kill, self._popular = router, kill, popular
+        self._router, self._kill, self._popular, self._regions = router, kill, popular, regions
         self._deadly: list[Planned] = []
         self._lock: sqlite3.Connection | None = None
         scene.begun.append(self._begun)
@@ -171,7 +171,7 @@ class Disasters:
 
     def _region(self, planned: Planned) -> None:
         now, seconds = asyncio.get_running_loop().time(), 20.0 + 80.0 * planned.draw
-        regions = sorted({p.nature.region for p in self._providers.values()} - {HERE})
+        regions = sorted(set(self._regions.values()) - {HERE})
         match planned.number % 4:
             case 2:
                 away = regions
@@ -181,7 +181,7 @@ class Disasters:
                 away = [regions[planned.number // 4 % len(regions)]]
         for region in away:
             self._scene.goes_down(region, now + seconds)
-        names = frozenset(p.name for p in self._providers.values() if p.nature.region in away)
+        names = frozenset(name for name, region in self._regions.items() if region in away)
         self._scene.evidence.outages.append(Outage(names, now, now + seconds))
         self._struck(Fault.REGION)
 

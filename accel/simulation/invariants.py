@@ -171,16 +171,21 @@ def no_other_revision(case: Case) -> Iterator[str]:
 
 
 def nothing_leaks(case: Case) -> Iterator[str]:
-    """11. A rented thing is given back soon after its job, or by its router's successor, or ended itself."""
+    """11. A rented thing is given back soon after its job, or by its router's successor, or ended itself. Its
+    lifetime is all that ends one whose provider could not be reached meanwhile: nobody reaps those yet."""
     for thing in case.evidence.rented:
-        away = [o for o in case.evidence.outages if thing.provider in o.providers]
+        if thing.billing is not Billing.SECONDS:
+            continue
         over = min(thing.done_at, thing.ends_at, thing.gone_at)
-        over = max([over, *(o.ends for o in away if o.began <= over + GRACE_S and o.ends >= over)])
         over = max([over, *(life for life in case.evidence.lives if life <= over + GRACE_S)])
+        away = any(
+            thing.provider in o.providers and o.began <= over + GRACE_S and thing.made_at <= o.ends
+            for o in case.evidence.outages
+        )
         ended = min(thing.gone_at, thing.ends_at)
-        if thing.billing is Billing.SECONDS and ended > over + GRACE_S and ended > thing.done_at:
+        if ended > over + GRACE_S and ended > thing.done_at and not away:
             yield f"{thing.provider}: {thing.name} ran until {ended:.0f} s, its job was over at {over:.0f} s"
-        if thing.gone_at == FOREVER and thing.ends_at > case.ended_s and thing.billing is Billing.SECONDS:
+        if thing.gone_at == FOREVER and thing.ends_at > case.ended_s:
             yield f"{thing.provider}: {thing.name} still runs at the end"
 
 

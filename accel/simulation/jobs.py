@@ -20,6 +20,7 @@ from accel.wire import Envelope, pack_texts
 from accel.worker.bundle import JOB_SCHEMA, Bundle
 
 EVERY_S = 150.0
+RESUME_S = 10.0
 TEXTS = ("500|-1", "500|-2")
 
 
@@ -80,14 +81,17 @@ class Jobs:
         self._running.add(ident)
 
         async def work() -> None:
-            try:
-                await router.engine.finish(ident)
-                outcome = "done"
-            except EveryAttemptFailed:
-                outcome = "failed"
-            except AccelError as failed:
-                outcome = type(failed).__name__  # the ledger is away: it is carried on later
-                await asyncio.sleep(10.0)
+            outcome = ""
+            while not outcome:
+                try:
+                    await router.engine.finish(ident)
+                    outcome = "done"
+                except EveryAttemptFailed:
+                    outcome = "failed"
+                except LedgerError:  # it is away: the person tries again
+                    await asyncio.sleep(RESUME_S)
+                except AccelError as failed:
+                    outcome = type(failed).__name__
             if not router.dead:
                 self._evidence.jobs[ident] = outcome
 

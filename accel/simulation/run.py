@@ -109,8 +109,8 @@ class _Run:
         known = {n.name: n for n in (*self.world, *BATCH)}
         Watch(self.scene, known, self.purse, self.tasks, lambda *asked: self.router.refusal(*asked))
         disasters = Disasters(
-            self.planned, self.scene, self.wall, self.live, self.folder, lambda: self.router, self._kill,
-            traffic.popular(self.asked),
+            self.planned, self.scene, self.wall, self.live, {n.name: n.region for n in known.values()},
+            self.folder, lambda: self.router, self._kill, traffic.popular(self.asked),
         )  # fmt: skip
         self.left = len(self.asked)
         self.over = asyncio.Event()

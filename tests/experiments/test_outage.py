@@ -266,6 +266,7 @@ def test_what_is_told_of_a_bout() -> None:
     bout = made_up()
     assert [a.text for a in bout.met] == ["request 1", "request 2"]  # neither the warm-up nor what came after
     assert bout.waits_s == pytest.approx((0.25, 0.25)) and bout.ratio == pytest.approx(1.0)
+    assert bout.after_s == pytest.approx((0.25,))
     assert bout.answered == 2 and bout.back_s == pytest.approx(0.2) and bout.holds
     assert not made_up(attempts=5).holds
     failed = made_up(error="ValueError: no", back=False)
@@ -287,6 +288,7 @@ def test_table_report_and_rows_say_how_they_were_made(tmp_path: Path) -> None:
     assert not read.problems and {r.realm for r in read.rows} == {Realm.SANDBOX}
     mine = {r.metric: r for r in read.rows if r.cell["engine"] == OURS}
     assert mine[outage_report.SECONDS].samples == pytest.approx((0.25, 0.25))
+    assert mine[outage_report.AFTER_SECONDS].samples == pytest.approx((0.25,))
     assert mine[outage_report.ATTEMPTS].samples == (3.0,)
     assert mine[outage_report.OWN_SECONDS].n == 3 and mine[outage_report.SECONDS].env.load == 1.5
     rival = {r.metric: r for r in read.rows if r.cell["engine"] != OURS}

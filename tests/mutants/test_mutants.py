@@ -47,7 +47,7 @@ def test_the_page_is_in_step_with_the_table() -> None:
     assert "survived" not in written
 
 
-@pytest.mark.conformance
+@pytest.mark.mutants
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("mutant", NAMED)
 def test_it_dies(mutant: Mutant) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from accel.core.errors import (
 )
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.routing.cascade import MAX_ATTEMPTS
-from accel.routing.health import FIRST_S
+from accel.routing.health import FIRST_S, Health
 from accel.routing.turns import LONGEST_ASKED_S, LONGEST_PAUSE_S
 from accel.simulation import run_virtual
 
@@ -603,3 +604,17 @@ def test_the_same_seed_gives_the_same_run() -> None:
 def test_a_slow_provider_times_out_with_its_class() -> None:
     ran = play(["a", "b"], {"a": [("hang", 0, None)], "b": [("hang", 0, None)]}, within_s=2)
     assert [e for _, e in ran.tried] == [TimedOut.__name__] * 2
+
+
+def test_a_try_that_got_less_than_it_was_expected_to_need_says_nothing_of_the_provider() -> None:
+    """The first tries of a cold worker are cut off by short deadlines; that must not close the door to it."""
+
+    async def main(expected_s: float) -> float:
+        scene = Scene({"a": [("hang", 0.0, None)] * 2}, {"a": expected_s})
+        for _ in range(2):
+            await scene.ask(["a"], task(within_s=2.0))
+        return scene.health.standing("a", task(), asyncio.get_running_loop().time()).success
+
+    untried = run_virtual(main(12.0))
+    assert run_virtual(main(0.5)) < untried
+    assert untried == Health(random.Random(1)).standing("a", task(), 0.0).success
