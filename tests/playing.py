@@ -89,6 +89,7 @@ class Scene:
     refuse: dict[str, Exception] = field(default_factory=dict)
     seed: int = 1
     does: Callable[[str, float], Step | None] = lambda _name, _now: None
+    basis: Basis = Basis.ESTIMATED  # of what an answer cost
     after: float = 0.1  # how long a call takes for which nothing is scripted
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ class Scene:
         if isinstance(what, type):
             raise what("scripted")
         self.delivered[name] += 1
-        cost = Cost(scored.offer.rate.cost(seconds), Basis.ESTIMATED)
+        cost = Cost(scored.offer.rate.cost(seconds), self.basis)
         return Tried(f"from {name}", Timing(compute_s=seconds), cost)
 
     async def ask(self, names: Sequence[str | Scored], asked: Task) -> Ran:

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -43,7 +44,10 @@ def play(traces: Path, how: Draw, seed: int, contestant: str) -> Outcome:
 def run(
     traces: Path, out: Path, seeds: Sequence[int], how: Draw, processes: int = PROCESSES
 ) -> list[Outcome]:
-    """Play what ``out`` does not hold yet; every outcome of ``seeds``, in order. Raises UsageError."""
+    """Play what ``out`` does not hold yet; every outcome of ``seeds``, in order.
+
+    Raises UsageError for traces that cannot be read or are too short, AccelError when a process is killed.
+    """
     Collection.read(traces)  # a folder that is none is told before anything is started
     out.mkdir(parents=True, exist_ok=True)
     mark, kept = _mark(how), {}
@@ -66,6 +70,11 @@ def run(
                 file.write(json.dumps({"mark": mark, **asdict(outcome)}) + "\n")
                 file.flush()
                 _tell(f"[{done}/{len(missing)}] seed {outcome.seed} {outcome.contestant}")
+        except BrokenProcessPool:
+            raise AccelError(
+                "a process that played was ended from outside.",
+                hint="What was played is kept; the same command goes on.",
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -91,7 +91,7 @@ class _Request(Generic[T]):
         if at is None or at >= ends:
             return False
         await asyncio.sleep(max(LEAST_SLEEP_S, at - now))
-        self._turns.again(self._clock())
+        self._turns.again()
         return True
 
     async def _dispatch(self, scored: Scored) -> Try | None:
@@ -262,7 +262,7 @@ class _Request(Generic[T]):
                 continue
             bound_s, full = self._bound_s(scored, share_s)
             if spare := self._tries.open(scored, bound_s, full=full, hedge=True):
-                self._turns.waiting.remove(scored)
+                self._turns.remove(scored)
                 self._hedged = True
                 throttle.hedged()
                 return spare

@@ -37,13 +37,13 @@ class Limiter:
     def queue_s(self) -> float:
         """Expected seconds until a call that comes now has a place: those before it, over the rate of
         calls that ends at ``limit`` at once (Little's law). 0 while one is free."""
-        if not self._waiting and self.in_flight + 1 <= self.limit:
+        if self.in_flight + 1 <= self.limit:
             return 0.0
         return (len(self._waiting) + 1) * self._seconds / int(self.limit)
 
     def take(self) -> bool:
-        """Take a place if one is free and nobody waits."""
-        if self._waiting or self.in_flight + 1 > self.limit:
+        """Take a place if one is free; then nobody waits, for who waits is granted what becomes free."""
+        if self.in_flight + 1 > self.limit:
             return False
         self.in_flight += 1
         return True

@@ -39,9 +39,13 @@ class Turns:
         if chosen is None:
             taken = self._taken
             chosen = next((s for s in self.waiting if s.offer.provider not in taken), self.waiting[0])
-        self.waiting.remove(chosen)
-        self._taken.add(chosen.offer.provider)
+        self.remove(chosen)
         return chosen
+
+    def remove(self, scored: Scored) -> None:
+        """It has its turn now."""
+        self.waiting.remove(scored)
+        self._taken.add(scored.offer.provider)
 
     def others(self, running: Scored, *, last: bool) -> Iterator[Scored]:
         """Untried offers of providers other than ``running``'s; the last try is kept for this machine."""
@@ -74,11 +78,10 @@ class Turns:
         """When the first of those passed over may be used."""
         return min((at for _, _, at in self._skipped if at is not None), default=None)
 
-    def again(self, now: float) -> None:
-        """Those passed over whose time has come have their turn again."""
-        due = [s for s in self._skipped if s[2] is not None and s[2] <= now + 1e-6]
-        self._skipped = [s for s in self._skipped if s not in due]
-        self.waiting += [scored for scored, _, _ in due]
+    def again(self) -> None:
+        """Those passed over for a known time have their turn again; who is early is passed over again."""
+        self.waiting += [scored for scored, _, at in self._skipped if at is not None]
+        self._skipped = [skipped for skipped in self._skipped if skipped[2] is None]
 
     def skipped(self, now: float) -> str:
         """Who was passed over and why, in words."""

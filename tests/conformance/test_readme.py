@@ -63,7 +63,9 @@ def test_every_command_of_the_readme_runs(environment: dict[str, str]) -> None:
             _page_answers(environment)
         else:
             done = run(line, environment, 1200)
-            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            # a busy machine may miss the target of a second: `accel monitor` says so, and by 3
+            fine = {0, 3} if line.startswith("accel monitor") else {0}
+            assert done.returncode in fine, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
             assert "Traceback" not in done.stderr, line
             widest = max(map(len, done.stdout.splitlines()), default=0)
             assert widest <= 80 or line.startswith("make kernels"), f"{line}: {widest} columns"

@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -476,6 +478,24 @@ def test_the_command_keeps_what_was_played(
     assert "Realm simulated" in report and "0123456789ab" in report
     assert policies.main([*words[:3], "16", *words[4:], "--seeds", "1"]) == 0  # other episodes
     assert "played before" not in capsys.readouterr().err
+
+
+def test_a_killed_process_is_told_and_costs_only_what_it_played(
+    traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Killed(ThreadPoolExecutor):
+        def __init__(self, processes: int, mp_context: object) -> None:
+            super().__init__(processes)
+
+        def submit(self, *call: Any) -> Future[Any]:  # type: ignore[override]
+            future: Future[Any] = Future()
+            future.set_exception(BrokenProcessPool("killed"))
+            return future
+
+    monkeypatch.setattr(policies, "ProcessPoolExecutor", Killed)
+    words = ["--traces", str(traces), "--requests", "15", "--seeds", "1", "--out", str(tmp_path / "o")]
+    assert policies.main(words) == 1
+    assert "goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,46 @@ def test_the_deadline_spans_the_whole_cascade() -> None:
     assert ran.took_s == pytest.approx(8.0)
 
 
+def test_after_the_deadline_nothing_more_is_sent() -> None:
+    ran = play(["a", "b"], {"a": [("hang", 0, None)]}, within_s=8, expected_s={"b": 99.0})
+    assert ran.calls == [("a", 0.0)]
+    assert "deadline" in str(ran.error)
+
+
+def test_of_four_offers_the_shares_are_for_the_three_that_can_come() -> None:
+    """Without its place in the sum, this machine would be left 1.8 s of the 5 s that it needs."""
+    ran = play(
+        ["a", "b", "c", "local"],
+        {"a": [("hang", 0, None)], "b": [("hang", 0, None)], "local": [("ok", 4.9, None)]},
+        within_s=15, expected_s={"local": 5.0},
+    )  # fmt: skip
+    assert ran.output == "from local"
+
+
+def test_a_timeout_cut_short_by_the_deadline_does_not_count_as_silence() -> None:
+    async def main() -> Scene:
+        scene = Scene(does=lambda *_: ("hang", 0, None), expected_s={"a": 1.0})
+        for n in range(4):
+            await scene.ask(["a"], task(f"t{n}", within_s=2.0))  # the tail of its estimate is 4.7 s
+        return scene
+
+    scene = run_virtual(main())
+    assert len(scene.calls) == 4
+    assert scene.health.standing("a", task(), 8.0).blocked == ""
+
+
+def test_the_wait_for_a_place_comes_out_of_the_share() -> None:
+    async def main() -> float | None:
+        scene = Scene({"a": [("ok", 2.0, None)] * 4})
+        others = [asyncio.ensure_future(scene.ask(["a"], task(f"t{n}"))) for n in range(4)]
+        await asyncio.sleep(0.0)
+        await scene.ask(["a"], task(within_s=6))
+        await asyncio.gather(*others)
+        return list(scene.books.opened.values())[-1][1]
+
+    assert run_virtual(main()) == pytest.approx(4.0)
+
+
 def test_without_a_deadline_a_hang_still_ends_and_this_machine_takes_as_long_as_it_needs() -> None:
     ran = play(["a", "local"], {"a": [("hang", 0, None)], "local": [("ok", 5000.0, None)]})
     assert ran.output == "from local"
@@ -335,6 +375,19 @@ def test_the_wait_for_a_place_is_told_and_not_paid() -> None:
     (attempt,) = last.attempts
     assert attempt.timing.wait_s == pytest.approx(3.0)  # 2 s for a place, 1 s until it failed
     assert attempt.cost.amount == NANO_PER_S
+
+
+def test_the_wait_for_a_place_is_told_of_an_answer_too_but_is_not_measured() -> None:
+    async def main() -> tuple[list[Ran], Scene]:
+        scene = Scene(after=2.0)
+        return await asyncio.gather(*(scene.ask(["a"], task(f"t{n}")) for n in range(5))), scene
+
+    ran, scene = run_virtual(main())
+    assert ran[-1].attempts[0].timing.wait_s == pytest.approx(2.0)
+    assert ran[-1].attempts[0].timing.total_s == pytest.approx(4.0)
+    # our own queue is told apart (Standing.queue_s), and would count twice
+    expected = 2.0 * math.exp(3.09 * math.sqrt(4 * 0.5**2 / (4 + 5 - 1)))  # five equal samples and the prior
+    assert scene.health.patience_s(scored("a"), task()) == pytest.approx(expected, rel=0.01)
 
 
 def test_without_a_free_place_in_time_it_goes_on_and_says_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -254,6 +255,14 @@ def test_this_machine_is_never_refused(kind: type[ProviderError]) -> None:
     assert h.standing("local", task(), 20.0).queue_s == 0.0
 
 
+def test_nor_after_what_other_processes_recorded() -> None:
+    h = health()
+    for error in ("Unreachable", "Unreachable", "Unreachable", "Unauthorised", "OutOfMemory"):
+        h.recall(attempt(error, provider="local"), SPEC, Size(1, 100), 0.0)
+    assert h.refusal("local", task(), 1.0) is None
+    assert h.standing("local", task(), 1.0).blocked == ""
+
+
 # What is measured ---------------------------------------------------------------------------------
 
 
@@ -410,6 +419,18 @@ def test_patience_is_twice_the_median_or_the_far_tail_and_a_cold_start_comes_on_
     assert tail is not None and 3.0 < tail < 8.0  # exp(3.09 * 0.5) = 4.7
 
 
+def test_cold_starts_seen_are_no_part_of_the_scatter_but_are_waited_for() -> None:
+    h = health()
+    for n in range(KEPT):
+        limiter = h.limiter("a")
+        assert limiter is not None and limiter.take()
+        h.succeeded(h.begin("a", task(), 0.0), Timing(cold_s=8.0 * (n % 5 == 0), compute_s=1.0), 0.0)
+    measured = h.standing("a", task(), 0.0).measured
+    assert measured is not None and measured.spread < 0.2
+    assert h.hedge_after_s(scored("a"), task()) == pytest.approx(1.0)
+    assert h.patience_s(scored("a"), task()) == pytest.approx(2.0 + 16.0)
+
+
 def test_a_larger_task_of_the_same_order_gets_more_time() -> None:
     h = health()
     for _ in range(KEPT):
@@ -468,6 +489,15 @@ def test_recalled_failures_that_are_nobodys_change_nothing(error: str) -> None:
     for n in range(20):
         h.recall(attempt(error), SPEC, Size(1, 100), float(n))
     assert h.standing("a", task(), 20.0).blocked == ""
+
+
+def test_recalled_tries_that_were_cancelled_say_nothing() -> None:
+    h = health()
+    lost = replace(attempt(), outcome=Outcome.CANCELLED)
+    for n in range(20):
+        h.recall(lost, SPEC, Size(1, 100), float(n))
+    standing = h.standing("a", task(), 20.0)
+    assert (standing.blocked, standing.measured) == ("", None)
 
 
 @pytest.mark.parametrize("error", ["KeyError", "datetime", "no such name", "NotFound"])

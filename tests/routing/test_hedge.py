@@ -11,6 +11,7 @@ from playing import NANO_PER_S, Ran, Scene, Step, measured, task
 
 from accel.core.attempt import Outcome
 from accel.core.errors import BadOutput, EveryAttemptFailed, OverBudget, QueryError, Unreachable
+from accel.core.money import Basis
 from accel.core.task import Lane
 from accel.routing.cascade import MAX_ATTEMPTS
 from accel.simulation import run_virtual
@@ -67,8 +68,9 @@ def test_the_first_may_still_win_and_then_the_hedge_is_cancelled_and_costs() -> 
 
 
 def test_two_answers_in_one_moment_give_one() -> None:
-    scene = scene_of({"a": [SLOW], "b": [("ok", 0.15, None)]})
+    scene = scene_of({"a": [SLOW], "b": [("ok", 0.15, None)]}, basis=Basis.BILLED)
     ran = ask(scene)
+    assert {a.cost.basis for a in ran.attempts} == {Basis.BILLED}  # both told what they cost
     assert [a.outcome for a in ran.attempts].count(Outcome.OK) == 1
     assert [a.outcome for a in ran.attempts].count(Outcome.CANCELLED) == 1
     assert sum(a.cost.amount for a in ran.attempts) == pytest.approx(0.5 * NANO_PER_S, abs=2)
@@ -120,6 +122,18 @@ def test_only_one_hedge_and_it_counts_as_an_attempt() -> None:
     assert len(ran.calls) == MAX_ATTEMPTS
     assert isinstance(ran.error, EveryAttemptFailed)
     assert sum(a.hedge for a in ran.attempts) == 1
+
+
+def test_the_third_try_is_not_hedged() -> None:
+    failing: Step = (BadOutput, 0.01, None)
+    ran = ask(scene_of({"b": [failing], "c": [failing], "a": [SLOW]}), ("b", "c", "a", "d"))
+    assert [n for n, _ in ran.calls] == ["b", "c", "a"]
+    assert ran.output == "from a"
+
+
+def test_a_hedge_has_had_its_turn() -> None:
+    ran = ask(scene_of({"a": [(BadOutput, 0.35, None)], "b": [(BadOutput, 0.05, None)]}), ("a", "b", "c"))
+    assert [n for n, _ in ran.calls] == ["a", "b", "c"]
 
 
 def test_the_last_try_is_kept_for_this_machine() -> None:

@@ -68,6 +68,13 @@ def test_hedges_never_pass_five_per_cent_of_the_live_requests(steps: list[str]) 
         assert hedges <= HEDGE_SHARE * live + 1e-6
 
 
+def test_batch_requests_earn_no_hedge() -> None:
+    throttle = Throttle()
+    for _ in range(100):
+        throttle.begin(live=False)
+    assert not throttle.can_hedge
+
+
 def test_twenty_live_requests_earn_one_hedge_and_no_more_than_ten_are_saved() -> None:
     throttle = Throttle()
     for n in range(20):

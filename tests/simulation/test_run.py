@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from accel.core.money import NANO, NanoUSD
-from accel.core.offer import CPU
+from accel.core.offer import CPU, Gpu
 from accel.ledger import Limits, Period
 from accel.simulation import Simulated, simulate
 from accel.simulation.faults import Fault
@@ -44,7 +44,7 @@ def test_the_world_is_really_exercised(thousand: Simulated) -> None:
     assert len(thousand.failures) >= 3
     assert thousand.jobs
     assert thousand.cost_nano_usd >= thousand.invoiced_nano_usd - 1000 * thousand.attempts > 0
-    assert 0 < thousand.p50_s < thousand.p95_s <= 40.0  # an answer never comes after its deadline
+    assert 0 <= thousand.p50_s < thousand.p95_s <= 40.0  # an answer never comes after its deadline
 
 
 def test_the_same_seed_gives_the_same_run_in_another_process(thousand: Simulated) -> None:
@@ -82,7 +82,7 @@ def test_when_everything_is_out_every_request_still_ends() -> None:
 
 def test_hanging_providers_cost_time_not_answers() -> None:
     """A provider that never answers leaves this machine the time it needs."""
-    hanging = Nature("hangs", CPU, "0", per_text_s=0.001, hanging=1.0)
+    hanging = Nature("hangs", Gpu("H100", 1, 80 << 30, 90), "0", per_text_s=0.001, hanging=1.0)
     local = Nature(LOCAL, CPU, "0", per_text_s=0.05)
     found = simulate(5, SMALL, [hanging, local], faults=FAULTS)
     assert found.answered_by.keys() <= {"cache", LOCAL}
