@@ -192,7 +192,7 @@ class _Request(Generic[T]):
 
     async def _raced(self, first: Try, after_s: float) -> Tried[T] | None:
         """Run one try, and after ``after_s`` another beside it; the first valid answer wins."""
-        running = [(self._start(first), first)]
+        running, won = [(self._start(first), first)], False
         hedge_at: float | None = first.began + after_s
         try:
             while running:
@@ -207,6 +207,7 @@ class _Request(Generic[T]):
                     if task.done():
                         running.remove((task, one))
                         if (tried := self._ended(task, one)) is not None:
+                            won = True
                             return tried
                     elif one.ends is not None and now >= one.ends:
                         running.remove((task, one))
@@ -221,7 +222,7 @@ class _Request(Generic[T]):
             for task, one in running:
                 _drop(task)
                 well = task.done() and not task.cancelled() and task.exception() is None
-                self._tries.cancelled(one, task.result() if well else None)
+                self._tries.cancelled(one, task.result() if well else None, beaten=won and one is first)
 
     def _start(self, one: Try) -> asyncio.Task[Tried[T]]:
         async def call() -> Tried[T]:

@@ -46,13 +46,14 @@ EARLY_S = 1e-6  # the loop may wake a sleeper this much too early
 class _Line:
     """One (provider, stage, model)."""
 
-    __slots__ = ("_last", "breaker", "ceiling", "success", "timeouts", "track")
+    __slots__ = ("_last", "beaten", "breaker", "ceiling", "success", "timeouts", "track")
 
     def __init__(self, chance: random.Random) -> None:
         self._last: tuple[View, int, Measured] | None = None
         self.breaker, self.ceiling = Breaker(chance), Ceiling()
         self.success, self.track = Success(), Track()
         self.timeouts = 0  # in a row
+        self.beaten = False  # by a hedge, and not heard of since
 
     def scaled(self, view: View, size: int) -> Measured:
         """What was measured of the median size, for this one: computing grows with it, the way does not.
@@ -199,6 +200,14 @@ class Health:
         if blame is Blame.SIZE:
             _does_not_fit(line, type(error), call.task.size, now, call.task.id)
 
+    def beaten(self, call: Call, now: float) -> None:
+        """It was late, and its hedge answered first: it may be slow, or dead. Half of what a silence weighs;
+        the next try there is not hedged, and tells. ``recall`` knows nothing of it: it was cancelled.
+        """
+        call.line.beaten, before = True, call.line.breaker.phase
+        self._over(call, now, FAILURE, None)
+        self._opened(call.line, before)
+
     def dropped(self, call: Call, now: float) -> None:
         """It was cancelled, or never sent: nothing is learnt of the provider."""
         self._over(call, now, None, None)
@@ -228,9 +237,11 @@ class Health:
         return self._line(scored.offer.provider, task.spec).track.view(task.size) is not None
 
     def hedge_after_s(self, scored: Scored, task: Task) -> float | None:
-        """Seconds after which a try is slower than 95 % of similar ones; None when too few are known."""
-        view = self._line(scored.offer.provider, task.spec).track.view(task.size)
-        if view is None or view.p95_s is None:
+        """Seconds after which a try is slower than 95 % of similar ones; None when too few are known, or
+        nothing was heard since a hedge beat one: hedges must not hide that nobody is there."""
+        line = self._line(scored.offer.provider, task.spec)
+        view = line.track.view(task.size)
+        if view is None or view.p95_s is None or line.beaten:
             return None
         return view.p95_s * _stretch(view, task.size) + scored.estimate.timing.cold_s
 
@@ -278,7 +289,7 @@ class Health:
         line.track.add(size, timing)
         line.success.add(True, now)
         line.ceiling.fitted(size)
-        line.timeouts = 0
+        line.timeouts, line.beaten = 0, False
 
     def _opened(self, line: _Line, before: Phase) -> None:
         """From here on the breaker stands for these failures; counted twice, no probe would be sent."""

@@ -130,13 +130,16 @@ class Tries:
         cost = getattr(error, "billed", None) or self._cost(one, used_s)
         self._end(one, Outcome.FAILED, now, cost, used_s, error)
 
-    def cancelled(self, one: Try, late: Tried[T] | None = None) -> None:
-        """The request was cancelled, or another try was faster; late: than this answer of its own."""
+    def cancelled(self, one: Try, late: Tried[T] | None = None, *, beaten: bool = False) -> None:
+        """The request was cancelled, or another try was faster; late: than this answer of its own. beaten:
+        by its hedge."""
         now = self._clock()
-        if late is None:
-            self._health.dropped(one.call, now)
-        else:
+        if late is not None:
             self._health.succeeded(one.call, late.timing, now)
+        elif beaten:
+            self._health.beaten(one.call, now)
+        else:
+            self._health.dropped(one.call, now)
         used_s = late.used_s if late else max(0.0, now - one.began)
         cost = late.cost if late else self._cost(one, used_s)
         self._end(one, Outcome.CANCELLED, now, cost, used_s, None)

@@ -206,6 +206,59 @@ def test_at_most_five_per_cent_of_requests_are_hedged() -> None:
     assert 5 <= hedges <= 20
 
 
+def test_hedges_do_not_hide_that_the_first_choice_is_dead() -> None:
+    """A hang that is hedged ends as a try that was beaten. Ten hedges saved would be ten calls that teach
+    nothing, before the three that open the breaker: the outage of litellm#40405, behind hedges."""
+
+    def does(name: str, now: float) -> Step:
+        return ("hang", 0, None) if name == "a" and now < 60.0 else ("ok", 0.1, None)
+
+    async def main() -> Scene:
+        scene = scene_of({}, saved=10.0, does=does)
+        for n in range(15):
+            await asyncio.sleep(max(0.0, 4.0 * n - asyncio.get_running_loop().time()))
+            ran = await scene.ask(["a", "b"], task(f"t{n}", lane=Lane.LIVE, within_s=20.0))
+            assert ran.output == "from b"
+        return scene
+
+    assert sum(name == "a" for name, _ in run_virtual(main()).calls) <= 4
+
+
+@pytest.mark.parametrize("loses", ["the request is cancelled", "the hedge is slower"])
+def test_only_who_was_late_and_beaten_is_suspected(loses: str) -> None:
+    cancelled = loses == "the request is cancelled"
+
+    async def main() -> Scene:
+        scene = scene_of({"a": [("hang", 0, None) if cancelled else SLOW], "b": [("hang", 0, None)]})
+        running = asyncio.ensure_future(scene.ask(["a", "b"], task(lane=Lane.LIVE, within_s=20.0)))
+        await asyncio.sleep(0.3)  # both are on their way
+        if cancelled:
+            running.cancel()
+        await asyncio.wait([running])
+        return scene
+
+    scene = run_virtual(main())
+    assert [a.hedge for a in scene.books.closed.values()].count(True) == 1
+    for name in ("a", "b"):
+        line = scene.health._line(name, task().spec)
+        assert not line.beaten and not line.breaker._weight
+
+
+def test_one_that_is_slow_but_answers_stays_in_use() -> None:
+    """The second late one in a row is not hedged, so that its answer is heard."""
+
+    async def main() -> Scene:
+        scene = scene_of({}, saved=10.0, does=lambda n, _: ("ok", 0.35 if n == "a" else 0.1, None))
+        for n in range(40):
+            await scene.ask(["a", "b"], task(f"t{n}", lane=Lane.LIVE, within_s=20.0))
+        return scene
+
+    scene = run_virtual(main())
+    assert sum(name == "a" for name, _ in scene.calls) == 40
+    assert scene.delivered["a"] >= 20
+    assert sum(a.hedge for a in scene.books.closed.values()) >= 10
+
+
 STEP = st.tuples(
     st.sampled_from(["ok", "ok", "hang", "late", "crash", BadOutput, Unreachable]), st.floats(0, 0.6),
     st.none(),
