@@ -31,8 +31,7 @@ from accel.routing.track import Ceiling, Success, Track, View, amount
 DISABLED_S = 900.0
 # What is believed at most: a monthly quota's reset, and an hour of Retry-After.
 LONGEST_DISABLED_S, LONGEST_PAUSE_S = 31 * 86400.0, 3600.0
-# The longest patience: a minute (nginx's proxy_read_timeout), or ten times what is expected where that is
-# more.
+# The longest patience: a minute (nginx's proxy_read_timeout), or ten times what is expected if that is more.
 GENEROUS_S, GENEROUS = 60.0, 10.0
 # The first patience with an offer of which nothing is measured. A minute cost 12 of 15 callers their answer
 # when the preferred server hung from the start (results/, an outage, "hang, cold").
