@@ -47,6 +47,7 @@ def test_an_outage_of_the_primary(
         assert len(found[name].met) == 15
     ours = found[OURS]
     assert len(ours.met) == ours.answered == 15
-    # a hedge that wins hides a hang from the breaker (a known limit): up to two tries more than promised
+    # The promise is for a server that is gone. One that hangs was called 5 times in some runs, as hedges hid
+    # it; since a try that its hedge beat counts, 4 times in the one run that was made.
     assert ours.attempts <= MAX_ATTEMPTS + (2 if mode is Mode.HANG else 0)
     assert ours.ratio <= MAX_RATIO
