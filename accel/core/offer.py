@@ -54,10 +54,10 @@ class Offer:
 
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
-    begins (UTC), where the provider tells. cold_s: expected seconds to the first useful instruction;
-    wait_s: expected queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident:
-    content hashes (indexes, models) already there. as_of: UTC. Raises ValueError for a duration that is
-    negative or not finite.
+    begins (UTC), where the provider tells. exclusive: this very offer is one machine, which can be rented
+    once. cold_s: expected seconds to the first useful instruction; wait_s: expected queue seconds.
+    round_trip_s and seconds_per_byte: the way there and back. resident: content hashes (indexes, models)
+    already there. as_of: UTC. Raises ValueError for a duration that is negative or not finite.
     """
 
     id: str
@@ -79,6 +79,7 @@ class Offer:
     billing: Billing = Billing.SECONDS
     quota_s: float | None = None
     quota_resets_at: datetime | None = None
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,

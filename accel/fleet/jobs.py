@@ -182,7 +182,7 @@ class JobRunner:
 
     async def _start(self, job: Job) -> Job:
         provider, lease = self._leased(job)
-        await provider.start(lease)
+        await provider.start(lease, job.folder / "bundle")
         return jobs.advance(self._ledger, job, JobStep.RUNNING)
 
     async def _await_end(self, job: Job, on_event: Callable[[Event], None]) -> Job:

@@ -1,7 +1,8 @@
 """What a provider is. Guarantee: ``create`` is the only call that rents, and ``probe`` never raises.
 
 Every provider has the four calls of ``Provider``; what else it can do is told by the protocols it also
-meets: ``RunsBatch`` and ``ServesLive``. Kaggle has no ``ServesLive``: its terms forbid serving.
+meets: ``RunsBatch``, ``ServesLive``, ``StandsBy`` and ``TellsBill``. Kaggle has no ``ServesLive``: its
+terms forbid serving.
 All calls raise only ``core.errors.ProviderError`` subclasses (``TermsError`` for a forbidden use).
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
+from accel.core.money import Cost
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.task import Need
 from accel.wire import Envelope
@@ -86,8 +88,12 @@ class RunsBatch(Protocol):
         """
         ...
 
-    async def start(self, lease: Lease) -> None:
-        """Begin the job on the lease. Does nothing where ``create`` already began it (Kaggle)."""
+    async def start(self, lease: Lease, bundle: Path | None = None) -> None:
+        """Begin the job on the lease, as soon as what was rented is up; returns when the far end has it.
+
+        bundle: the intent's folder, for a machine that is rented first and told what to do afterwards.
+        Does nothing where the job was begun already, by ``create`` (Kaggle) or by an earlier call.
+        """
         ...
 
     async def poll(self, lease: Lease) -> Progress:
@@ -109,6 +115,18 @@ class ServesLive(Protocol):
 
     async def call(self, lease: Lease, request: Envelope) -> Envelope:
         """Run ``request`` (``meta["op"]``: embed, search, rerank, answer) and return its answer."""
+        ...
+
+
+@runtime_checkable
+class TellsBill(Protocol):
+    """Says what it charged."""
+
+    async def bill(self, lease: Lease) -> Cost | None:
+        """What the provider charged for the lease, ``billed``; None while it does not tell.
+
+        Asked after the release: a bill of something that still runs is not final.
+        """
         ...
 
 

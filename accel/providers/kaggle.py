@@ -191,7 +191,7 @@ class KaggleProvider:
             raise Unreachable(progress.message, provider=self.name, retry_after_s=wait_s or None)
         return None if progress.state is JobState.ABSENT else lease
 
-    async def start(self, lease: Lease) -> None:
+    async def start(self, lease: Lease, bundle: Path | None = None) -> None:
         """Nothing: a push starts the session."""
 
     async def poll(self, lease: Lease) -> Progress:

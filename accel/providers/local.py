@@ -111,7 +111,7 @@ class LocalProvider:
         made = (self._job_folder(intent.name) / SCRIPT).is_file()
         return self._lease(intent) if made else None
 
-    async def start(self, lease: Lease) -> None:
+    async def start(self, lease: Lease, bundle: Path | None = None) -> None:
         """Start the script as a process group of its own, unless it was started before."""
         await self._runtime.offload(self._spawn, self._job_folder(lease.name))
 

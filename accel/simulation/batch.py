@@ -148,7 +148,7 @@ class SimulatedBatch:
         thing = self._things.get(intent.name)
         return thing.lease if thing else None
 
-    async def start(self, lease: Lease) -> None:
+    async def start(self, lease: Lease, bundle: Path | None = None) -> None:
         """Nothing: ``create`` started it."""
         self._reach()
 

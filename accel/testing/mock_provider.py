@@ -189,7 +189,7 @@ class MockBatchProvider:
         thing = self._things.get(intent.name)
         return thing.lease if thing else None
 
-    async def start(self, lease: Lease) -> None:
+    async def start(self, lease: Lease, bundle: Path | None = None) -> None:
         """Nothing: ``create`` started it."""
         self._answer(await self._meet("start"))
 
