@@ -224,9 +224,10 @@ def sandbox(
     """Run a loopback cloud in the foreground; prints one JSON line with its URL and how to reach it."""
     if cloud != "kaggle":
         raise UsageError(f"there is no sandbox {cloud!r}.", hint="There is: kaggle.")
-    from accel.sandbox.server import serve_foreground
+    from accel.sandbox.server import KaggleSandbox
+    from accel.sandbox.serving import serve_foreground
 
-    serve_foreground(port)
+    serve_foreground(KaggleSandbox(port=port))
 
 
 @app.callback()

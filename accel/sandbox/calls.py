@@ -18,6 +18,7 @@ from urllib.parse import quote
 from accel.sandbox.faults import Fault, FaultKind
 from accel.sandbox.runner import Runner
 from accel.sandbox.store import SLUG, Session, Store
+from accel.sandbox.wire import Refused
 
 KERNELS = "kernels.KernelsApiService"
 GPU_SESSIONS = 2  # "Maximum batch GPU session count of 2 reached.": seen by many; kaggle-cli #185 had 4
@@ -25,14 +26,6 @@ MAX_TIMEOUT_S = 12 * 3600  # kaggle 2.2.5 cli.py:2863: "12 hours, the maximum no
 # A source above about 1 MiB is answered with a bare 400: seen live by omnirun (backends/kaggle.py).
 MAX_SOURCE_BYTES = 1 << 20
 PAGE_DEFAULT, PAGE_MAX = 20, 200  # kernels output --page-size, kaggle-cli documentation, 2026-11-23
-
-
-class Refused(Exception):
-    """An HTTP error answer: status and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,97 +17,46 @@ import base64
 import hmac
 import json
 import re
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
-from accel.sandbox.calls import Call, KernelCalls, Refused
+from accel.sandbox.calls import Call, KernelCalls
 from accel.sandbox.faults import Fault, FaultKind, FaultScript
 from accel.sandbox.runner import Runner
 from accel.sandbox.store import Session, Store
+from accel.sandbox.wire import LoopbackApp, Raw, Refused
 
 MAX_BODY_BYTES = 64 << 20
 LOG_TICK_S = 0.1
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-@dataclass(frozen=True, slots=True)
-class WireRecord:
-    """One request as it came in. Headers are not kept: a wire log holds no secret."""
-
-    method: str
-    path: str
-    call: str
-    status: int  # 0: the connection was closed without an answer
-    fault: str
-
-
-class KaggleApp:
-    """The ASGI application.
-
-    ``wire`` holds the last requests. deny_unknown: see ``KernelCalls``.
-    """
+class KaggleApp(LoopbackApp):
+    """The ASGI application. deny_unknown: see ``KernelCalls``."""
 
     def __init__(
         self, store: Store, make_runner: Callable[[Store], Runner], faults: FaultScript,
         *, deny_unknown: bool = True,
     ) -> None:  # fmt: skip
-        self.store, self.faults, self.deny_unknown = store, faults, deny_unknown
-        self.wire: deque[WireRecord] = deque(maxlen=10_000)
+        super().__init__(faults)
+        self.store, self.deny_unknown = store, deny_unknown
         self._make_runner = make_runner
         self._calls: KernelCalls | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    # --- ASGI
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
-        path = scope["path"]
-        if path.startswith(("http://", "https://")):  # a client that takes us for its proxy
-            path = urlsplit(path).path
-            scope = {**scope, "path": unquote(path)}
-        request = Request(scope, receive)
-        call = _call_name(path)
-        fault = self.faults.take(call) if call else None
-        response: Response | None
-        try:
-            response = await self._answer(request, path, call, fault)
-        except Refused as refused:
-            response = _error(refused.status, str(refused))
-        except _Dropped:
-            response = None
-        if fault and fault.kind is FaultKind.LOST_ANSWER:
-            response = None
-        self.wire.append(
-            WireRecord(request.method, path, call, response.status_code if response else 0,
-                       str(fault.kind) if fault else "")
-        )  # fmt: skip
-        if response is None:
-            await _abort(receive, send)
-        else:
-            await response(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        self._loop = asyncio.get_running_loop()
+    async def opened(self) -> None:
+        """Take up what an earlier sandbox on this folder left."""
         runner = self._make_runner(self.store)
         runner.resume()
         self._calls = KernelCalls(self.store, runner, deny_unknown=self.deny_unknown)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await runner.close()
-        await send({"type": "lifespan.shutdown.complete"})
+
+    async def closed(self) -> None:
+        """Kill every running session."""
+        await self.calls.runner.close()
 
     def reset(self) -> None:
         """Forget every kernel, charge, request and fault. To be called from another thread."""
-        assert self._loop is not None, "the server has not started"
 
         async def forget() -> None:
             await self.calls.runner.close()
@@ -115,7 +64,7 @@ class KaggleApp:
             self.faults.set([])
             self.wire.clear()
 
-        asyncio.run_coroutine_threadsafe(forget(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(forget(), self.loop).result()
 
     @property
     def calls(self) -> KernelCalls:
@@ -124,15 +73,19 @@ class KaggleApp:
 
     # --- dispatch
 
-    async def _answer(
-        self, request: Request, path: str, call: str, fault: Fault | None
-    ) -> Response:
-        if path.startswith("/_sandbox/"):
-            return await self._control(request, path)
+    def call_name(self, method: str, path: str) -> str:
+        """The method of the service; "Download" and "Logs" for the two plain GETs."""
+        if path.startswith("/_files/"):
+            return "Download" if path.count("/") >= 5 else ""
+        if re.fullmatch(r"(/api)?/v1/kernels/logs/stream/[^/]+/[^/]+", path):
+            return "Logs"
+        found = re.fullmatch(r"(?:/api)?/v1/[\w.]+/(\w+)", path)
+        return found[1] if found else ""
+
+    async def answer(self, request: Request, path: str, call: str, fault: Fault | None) -> Response:
+        """Credentials first, then the call."""
         if not call:
             raise Refused(404, f"the sandbox serves no {request.method} {path}")
-        if fault is not None and (failed := await _before(fault, request.receive)) is not None:
-            return failed
         base = "http://{}:{}".format(*request.scope["server"])
         if call == "Download":  # a plain GET without credentials: kx:6714
             return self._download(path, fault)
@@ -208,106 +161,4 @@ class KaggleApp:
         headers = {"Content-Length": str(len(data))}
         if kind is FaultKind.TRUNCATED:
             data = data[: len(data) // 2]
-        return _Raw(data, headers=headers, media_type="application/octet-stream")
-
-    async def _control(self, request: Request, path: str) -> Response:
-        """The tests' own door: ``POST /_sandbox/faults`` and ``GET /_sandbox/wire``, loopback only.
-
-        The host name is checked too, and JSON asked for, so that no web page can post here.
-        """
-        host = request.url.hostname or ""
-        client = request.client.host if request.client else ""
-        if client not in LOOPBACK or host not in LOOPBACK:
-            raise Refused(403, "the control routes are for this machine only")
-        if (request.method, path) == ("GET", "/_sandbox/wire"):
-            records = [{k: getattr(r, k) for k in WireRecord.__slots__} for r in self.wire]
-            return JSONResponse({"requests": records})
-        if (request.method, path) != ("POST", "/_sandbox/faults"):
-            raise Refused(404, f"the sandbox serves no {request.method} {path}")
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise Refused(415, "a fault script is application/json")
-        try:
-            rules = await request.json()
-            self.faults.set(rules)
-        except (ValueError, TypeError, AttributeError) as bad:
-            raise Refused(400, f"not a fault script: {bad}") from None
-        return JSONResponse({"rules": len(rules)})
-
-
-class _Dropped(Exception):
-    """The connection is to be closed without an answer."""
-
-
-async def _before(fault: Fault, receive: Receive) -> Response | None:
-    """What a fault does before its call is looked at: an answer, or None to go on with the call."""
-    match fault.kind:
-        case FaultKind.DELAY:
-            await asyncio.sleep(fault.seconds)
-        case FaultKind.HANG:
-            await _gone(receive, fault.seconds or None)
-            raise _Dropped
-        case FaultKind.DROP:
-            raise _Dropped
-        case FaultKind.AUTH_REVOKED:
-            raise Refused(401, "Unauthorized")
-        case FaultKind.HTTP:
-            response = _error(fault.status, fault.text or "fault script")
-            if fault.seconds:
-                response.headers["Retry-After"] = f"{fault.seconds:g}"
-            return response
-        case FaultKind.ODD_BODY:
-            return Response(fault.text, media_type="application/json")
-    return None
-
-
-class _Raw(Response):
-    """A response that keeps the Content-Length it was given, even if the body is shorter."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start: Message = {
-            "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
-        }  # fmt: skip
-        await send(start)
-        whole = int(self.headers["content-length"]) == len(self.body)
-        await send({"type": "http.response.body", "body": self.body, "more_body": not whole})
-        if not whole:
-            await asyncio.sleep(0.05)  # let the half leave before the connection closes
-            await _abort(receive, send)
-
-
-def _call_name(path: str) -> str:
-    """The protocol's method a path stands for, as fault scripts name it; "" if it stands for none."""
-    if path.startswith("/_files/"):
-        return "Download" if path.count("/") >= 5 else ""
-    if re.fullmatch(r"(/api)?/v1/kernels/logs/stream/[^/]+/[^/]+", path):
-        return "Logs"
-    found = re.fullmatch(r"(?:/api)?/v1/[\w.]+/(\w+)", path)
-    return found[1] if found else ""
-
-
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"code": status, "message": message}, status_code=status)
-
-
-async def _gone(receive: Receive, seconds: float | None) -> None:
-    """Wait until the client has gone, or for ``seconds``."""
-
-    async def disconnected() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    try:
-        await asyncio.wait_for(disconnected(), seconds)
-    except TimeoutError:
-        return
-
-
-async def _abort(receive: Receive, send: Send) -> None:
-    """Close the connection as a lost one is closed.
-
-    ASGI has no word for this: uvicorn's ``send`` is a method of the object that holds the transport
-    (uvicorn 0.54, protocols/http/h11_impl.py:455), and nothing else can reach it.
-    """
-    transport = send.__self__.transport  # type: ignore[attr-defined]
-    transport.abort()
-    await _gone(receive, 1.0)
+        return Raw(data, headers=headers, media_type="application/octet-stream")

@@ -1,34 +1,26 @@
-"""Serves the sandbox Kaggle on 127.0.0.1. Guarantee: when the context ends, nothing of it runs on.
+"""The sandbox Kaggle as a whole. Guarantee: when the context ends, nothing of it runs on.
 
     with KaggleSandbox() as sandbox:
         KaggleProvider(endpoint=sandbox.url, ...)
-
-or, for people, ``serve_foreground``, which is what ``accel sandbox kaggle`` calls.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import uvicorn
-
-from accel.core.errors import AccelError, UsageError
+from accel.core.errors import UsageError
 from accel.sandbox.faults import FaultScript
-from accel.sandbox.kaggle import KaggleApp, WireRecord
+from accel.sandbox.kaggle import KaggleApp
 from accel.sandbox.runner import Runner
+from accel.sandbox.serving import Server
 from accel.sandbox.store import Store
+from accel.sandbox.wire import WireRecord
 
-START_S = 20.0
 # Nominal seconds of the waits. Kaggle publishes none: these are round numbers, not measurements.
 QUEUE_S, COLD_S = 30.0, 60.0
 
@@ -63,39 +55,24 @@ class KaggleSandbox:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._app: KaggleApp | None = None
         self._store: Store | None = None
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
+        self._server: Server | None = None
 
     def __enter__(self) -> KaggleSandbox:
-        listener = _listen(self._port)
+        server = self._server = Server("sandbox Kaggle", self._port)
         try:
             if self.root is None:
                 self._temporary = tempfile.TemporaryDirectory(prefix="accel-kaggle-")
                 self.root = Path(self._temporary.name)
             store = self._store = Store(self.root, now=self._now, **self._account)
-            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.url = server.url
             self.username, self.key, self.token = store.username, store.key, store.token
             self._app = KaggleApp(
                 store, lambda s: Runner(s, **self._runner_options), self._faults,
                 deny_unknown=self._deny_unknown,
             )  # fmt: skip
-            config = uvicorn.Config(
-                self._app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None,
-                access_log=False, timeout_graceful_shutdown=1, proxy_headers=False,
-            )  # fmt: skip
-            self._server = uvicorn.Server(config)
-            self._thread = threading.Thread(
-                target=self._server.run, args=([listener],), name="kaggle-sandbox", daemon=True
-            )
-            self._thread.start()
-            deadline = time.monotonic() + START_S
-            while not self._server.started:
-                if not self._thread.is_alive() or time.monotonic() > deadline:
-                    raise AccelError("The sandbox Kaggle did not start.")
-                time.sleep(0.005)
+            server.start(self._app)
         except BaseException:
             self._stop()
-            listener.close()
             raise
         return self
 
@@ -106,9 +83,8 @@ class KaggleSandbox:
         self._stop()
 
     def _stop(self) -> None:
-        if self._server is not None and self._thread is not None and self._thread.is_alive():
-            self._server.should_exit = True
-            self._thread.join()
+        if self._server is not None:
+            self._server.stop()
         if self._store is not None:
             self._store.close()
         if self._temporary is not None:
@@ -118,7 +94,7 @@ class KaggleSandbox:
     @property
     def alive(self) -> bool:
         """Whether the server is serving."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._server is not None and self._server.alive
 
     def set_faults(self, *rules: Mapping[str, Any]) -> None:
         """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
@@ -155,41 +131,3 @@ class KaggleSandbox:
             },
             "accel": {"provider": "kaggle", "realm": "sandbox", "endpoint": self.url},
         }
-
-
-def serve_foreground(
-    port: int = 0, root: Path | None = None, *, announce: Callable[[str], object] | None = None,
-    **options: Any,
-) -> None:  # fmt: skip
-    """Serve until SIGINT or SIGTERM, then end cleanly. Call it from the main thread.
-
-    Prints one JSON line (``KaggleSandbox.describe``) on standard output once it accepts requests;
-    ``announce`` takes that line instead if given. ``options`` are those of ``KaggleSandbox``.
-    """
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with KaggleSandbox(root, port=port, **options) as sandbox:
-            (announce or _print_line)(json.dumps(sandbox.describe()))
-            while sandbox.alive and not stop.wait(0.2):
-                pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _print_line(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as taken:
-        listener.close()
-        raise UsageError(f"Port {port} cannot be used: {taken.strerror}.") from None
-    listener.listen(128)
-    return listener

@@ -97,6 +97,7 @@ def supervise(folder: Path, script: Path, timeout_s: float) -> None:
         start_new_session=True,
         preexec_fn=_die_with_supervisor,  # no thread has been started in this process
     )
+    (folder / "pid").write_text(str(child.pid))  # its group's, for whoever may send it a signal
     reason = "exited"
     with (
         (folder / "log.jsonl").open("w", encoding="utf-8") as file,

@@ -26,8 +26,9 @@ LONG = (
     "time.sleep(120)\n"
 )
 SERVE = (
-    "import sys; from pathlib import Path; from accel.sandbox.server import serve_foreground; "
-    "serve_foreground(root=Path(sys.argv[1]), time_scale=10_000)"
+    "import sys; from pathlib import Path; from accel.sandbox.server import KaggleSandbox; "
+    "from accel.sandbox.serving import serve_foreground; "
+    "serve_foreground(KaggleSandbox(Path(sys.argv[1]), time_scale=10_000))"
 )
 
 
