@@ -24,7 +24,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,15 @@ class Machine:
 class Machines:
     """The machines of one cloud, kept in ``root``. All methods run on the server's event loop.
 
-    A later sandbox on the same folder knows them all; what ran when the former ended has exited.
+    A later sandbox on the same folder knows them all; what ran when the former ended has exited. disk_bills:
+    the states in which one bills its disk.
     """
 
-    def __init__(self, root: Path, *, time_scale: float, now: Callable[[], float]) -> None:
-        self.root, self.time_scale, self.now = root, time_scale, now
+    def __init__(
+        self, root: Path, *, time_scale: float, now: Callable[[], float],
+        disk_bills: Collection[str] = (STOPPED,),
+    ) -> None:  # fmt: skip
+        self.root, self.time_scale, self.now, self._disk_bills = root, time_scale, now, disk_bills
         self._machines: dict[str, Machine] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -114,17 +118,26 @@ class Machines:
     def rent(
         self, ident: str, name: str, *, command: str, env: Mapping[str, str], ports: Sequence[int],
         nano_per_hour: int, disk_nano_per_hour: int = 0, cold_s: float | None, words: Mapping[str, Any] = {},
+        stopped: bool = False,
     ) -> Machine:  # fmt: skip
-        """Order a machine: billed from now on. Its command begins after ``cold_s``."""
+        """Order a machine: billed from now on. Its command begins after ``cold_s``; stopped: never."""
         machine = Machine(
             ident, name, command, dict(env), dict.fromkeys(ports, 0), nano_per_hour, disk_nano_per_hour,
             cold_s, self.now(), dict(words),
         )  # fmt: skip
         self._machines[ident] = machine
+        if stopped:
+            return self._over(machine, STOPPED, "never started")
         machine.spans.append(Span(machine.made_at, nano_per_hour))
+        return self._begin(machine)
+
+    def reprice(self, ident: str, nano_per_hour: int) -> None:
+        """Another rate from now on."""
+        machine = self._machines[ident]
+        machine.nano_per_hour = nano_per_hour
+        if machine.state in (PROVISIONING, RUNNING):
+            self._bill(machine, nano_per_hour)
         self.save(machine)
-        self._begin(machine)
-        return machine
 
     async def stop(self, ident: str, why: str = "stopped") -> None:
         """Its processes are killed; it is kept, and its disk bills."""
@@ -137,7 +150,6 @@ class Machines:
         machine = self._machines[ident]
         self._bill(machine, machine.nano_per_hour)
         machine.state, machine.preempted_at, machine.why = PROVISIONING, 0.0, ""
-        self.save(machine)
         self._begin(machine)
 
     async def destroy(self, ident: str, why: str = "destroyed") -> None:
@@ -187,9 +199,10 @@ class Machines:
 
     # --- inside
 
-    def _begin(self, machine: Machine) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(machine))
-        self._tasks[machine.id] = task
+    def _begin(self, machine: Machine) -> Machine:
+        self.save(machine)
+        self._tasks[machine.id] = asyncio.get_running_loop().create_task(self._run(machine))
+        return machine
 
     async def _run(self, machine: Machine) -> None:
         if machine.cold_s is None:
@@ -255,10 +268,11 @@ class Machines:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _over(self, machine: Machine, state: str, why: str) -> None:
+    def _over(self, machine: Machine, state: str, why: str) -> Machine:
         machine.state, machine.why, machine.ended_at = state, why, self.now()
-        self._bill(machine, machine.disk_nano_per_hour if state == STOPPED else 0)
+        self._bill(machine, machine.disk_nano_per_hour if state in self._disk_bills else 0)
         self.save(machine)
+        return machine
 
     def _bill(self, machine: Machine, nano_per_hour: int) -> None:
         """End the span that runs, and begin one at another rate (0: none)."""
