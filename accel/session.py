@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -32,7 +32,7 @@ from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
-from accel.keys import KaggleKey
+from accel.keys import Access
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope
@@ -126,12 +126,12 @@ async def open_index(
 async def open_processor(
     corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL,
     asked: Sequence[str] = (), home: Path | None = None, hooks: Hooks = Hooks(),
-    use_cache: bool = True,
+    use_cache: bool = True, access: Mapping[str, Access] | None = None,
 ) -> AsyncIterator[HybridGPUProcessor]:  # fmt: skip
     """A processor over ``corpus`` (default: the docstring corpus), its index built or opened."""
     root, worker = home or environment.workdir(), Worker()
     async with open_accelerator(
-        realm, worker=worker, asked=asked, home=root, use_cache=use_cache
+        realm, worker=worker, asked=asked, home=root, use_cache=use_cache, access=access
     ) as accelerator:
         index = await open_index(accelerator, corpus, full=full, home=root, hooks=hooks)
         worker.attach(index)
@@ -163,32 +163,33 @@ class Session:
         if self.processor is None:
             raise ValueError("this session was opened without a corpus")
         processor = self.processor
-        return self._call(lambda: processor.query(text, complexity=complexity, within_s=within_s))
+        return self.call(lambda: processor.query(text, complexity=complexity, within_s=within_s))
 
     def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give now."""
-        return self._call(lambda: self.accelerator.offers(need))
+        return self.call(lambda: self.accelerator.offers(need))
 
     def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
         """What every provider would give now, and the route that ``task`` would take."""
-        return self._call(lambda: self.accelerator.preview(task))
+        return self.call(lambda: self.accelerator.preview(task))
 
     def run(self, task: Task, request: Envelope) -> Result[Envelope]:
         """Run one live task."""
-        return self._call(lambda: self.accelerator.run(task, request))
+        return self.call(lambda: self.accelerator.run(task, request))
 
     def push(
         self, task: Task, bundle: Bundle, on_event: Callable[[Event], None] = lambda _: None
     ) -> Finished:
         """Submit a batch job and carry it to its end."""
-        job = self._call(lambda: self.accelerator.submit(task, bundle))
+        job = self.call(lambda: self.accelerator.submit(task, bundle))
         return self.resume(job.id, on_event)
 
     def resume(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
         """Carry on a job that an interrupt or a crash left on its way."""
-        return self._call(lambda: self.accelerator.finish(job_id, on_event))
+        return self.call(lambda: self.accelerator.finish(job_id, on_event))
 
-    def _call(self, make: Callable[[], Any]) -> Any:
+    def call(self, make: Callable[[], Any]) -> Any:
+        """Run one coroutine on the engine's loop and return its value."""
         async def run() -> Any:
             return await make()
 
@@ -198,14 +199,13 @@ class Session:
 @contextlib.contextmanager
 def open_session(
     realm: Realm = Realm.REAL, *, asked: Sequence[str] = (), home: Path | None = None,
-    kaggle: KaggleKey | None = None, kaggle_endpoint: str = "",
+    access: Mapping[str, Access] | None = None,
     patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> Iterator[Session]:  # fmt: skip
-    """A session for offers and batch jobs."""
+    """A session for offers and batch jobs. access: see ``open_accelerator``."""
     with start_blocking_portal() as portal:
         opened = open_accelerator(
-            realm, asked=asked, home=home, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
-            patience=patience,
+            realm, asked=asked, home=home, access=access, patience=patience
         )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as accelerator:
             yield Session(portal, accelerator, None)
@@ -213,13 +213,15 @@ def open_session(
 
 @contextlib.contextmanager
 def open_query_session(
-    corpus: Path | None = None, *, full: bool = False, asked: Sequence[str] = (),
+    corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL, asked: Sequence[str] = (),
     home: Path | None = None, hooks: Hooks = Hooks(), use_cache: bool = True,
+    access: Mapping[str, Access] | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A session that also answers questions over ``corpus``."""
     with start_blocking_portal() as portal:
         opened = open_processor(
-            corpus, full=full, asked=asked, home=home, hooks=hooks, use_cache=use_cache
-        )
+            corpus, full=full, realm=realm, asked=asked, home=home, hooks=hooks, use_cache=use_cache,
+            access=access,
+        )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as processor:
             yield Session(portal, processor.accelerator, processor)
