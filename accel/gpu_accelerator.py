@@ -18,6 +18,7 @@ from accel import config, environment, keys
 from accel.cache import ExactCache
 from accel.core.attempt import Result, Route
 from accel.core.errors import UsageError
+from accel.core.money import NANO, NanoUSD
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Complexity, Need, Spec, Task
@@ -38,6 +39,7 @@ from accel.worker.engine import Worker
 # How far back attempts still say something of a provider: a breaker stays open for 5 minutes at most, and
 # what was measured yesterday is worth more than a data sheet.
 RECALL_S = 86_400.0
+PLAY_MONEY = NanoUSD(100 * NANO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,30 +182,30 @@ class GPUAccelerator:
 @contextlib.asynccontextmanager
 async def open_accelerator(
     realm: Realm = Realm.REAL, *, worker: Worker | None = None, asked: Sequence[str] = (),
-    kaggle_endpoint: str = "", kaggle: keys.KaggleKey | None = None, home: Path | None = None,
+    access: Mapping[str, keys.Access] | None = None, home: Path | None = None,
     patience: Patience = Patience(), use_cache: bool = True,  # noqa: B008 - a frozen value
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
 
     asked: providers wanted for this very use, before those of the settings. home: where ledger, cache
-    and jobs lie. kaggle: key to use; in the real realm the person's own is read when none is given.
+    and jobs lie. access: how each provider is reached; in the real realm the person's own keys are read when
+    it is not given. Raises SettingsError for a key that cannot be one.
     """
     settings, runtime = config.load_settings(), Runtime.production()
     root = (home or environment.workdir()) / realm.value
-    if kaggle is None and realm is Realm.REAL:
-        kaggle = keys.kaggle_key()
+    if access is None:
+        access = keys.accesses() if realm is Realm.REAL else {}
     for name in asked:
         if name in settings.disabled:
             raise UsageError(f"{name} is disabled in your settings.", hint=f"See {config.settings_file()}.")
     found = roster(
-        realm, worker or Worker(), root, runtime, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
-        accepted=settings.accepted_terms,
+        realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms
     )  # fmt: skip
     found = [p for p in found if p.name not in settings.disabled]
     ledger = Ledger(root / "ledger.sqlite3", realm, runtime.now)
     cache = ExactCache(root / "cache.sqlite3") if use_cache else None
     try:
-        budgets = Budgets(ledger, limits(settings))
+        budgets = Budgets(ledger, limits(settings, realm))
         budgets.recover()
         accelerator = GPUAccelerator(
             Board(found, runtime, settings.accepted_terms), ledger, budgets, cache, runtime, root / "jobs",
@@ -232,8 +234,10 @@ def preference(settings: config.Settings, asked: Sequence[str] = ()) -> Preferen
     )  # fmt: skip
 
 
-def limits(settings: config.Settings) -> Limits:
-    """The budgets and credits of the settings."""
+def limits(settings: config.Settings, realm: Realm) -> Limits:
+    """The budgets and credits of the settings. In the sandbox, where no money is real, ``PLAY_MONEY`` a month
+    when none are set: a rehearsal needs no budget of a person's own.
+    """
     tables = {"": settings.budget, **settings.budget.providers}
     caps = {
         (name, period): cap
@@ -241,4 +245,6 @@ def limits(settings: config.Settings) -> Limits:
         for period in Period
         if (cap := getattr(table, period.value)) is not None
     }
+    if realm is Realm.SANDBOX and not caps and not settings.credits:
+        caps = {("", Period.MONTH): PLAY_MONEY}
     return Limits(caps, dict(settings.credits), settings.alerts.at)

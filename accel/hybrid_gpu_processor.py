@@ -24,7 +24,8 @@ from accel.core.attempt import Outcome, Result, Timing
 from accel.core.errors import IndexError_, QueryError
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.passage import Passage
-from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task, content_hash
+from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task
+from accel.fanout import embed_texts
 from accel.gpu_accelerator import GPUAccelerator
 from accel.index.store import HybridIndex
 from accel.ledger.requests import Request
@@ -37,7 +38,6 @@ from accel.wire import Envelope, pack_texts
 MAX_CHARS = 8_000  # a question, not a document
 DEPTH = {Complexity.SIMPLE: 20, Complexity.COMPLEX: 40}  # hits that are reranked
 WITHIN_S = {Complexity.SIMPLE: 30.0, Complexity.COMPLEX: 60.0}  # a first question may load the model
-SLICE = 128  # texts embedded between two writes to the cache: what an interrupt can lose
 
 _WORDS_OF_A_LONG_QUESTION = 24
 _PARTS = re.compile(r"\?+|;|,?\s+\band\b\s+(?=(?:how|what|which|where|when|why|who|can|does|is)\b)", re.I)
@@ -276,12 +276,13 @@ def fuse_rows(hits: Hits) -> Hits:
 
 async def build_index(
     accelerator: GPUAccelerator, folder: Path, passages: Sequence[Passage], *, spec: Spec | None = None,
+    over: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> HybridIndex:  # fmt: skip
     """Embed ``passages`` and index them in ``folder``, or open the index that holds just these already.
 
-    Every ``SLICE`` texts are in the cache before the next begin: what was embedded once is not embedded
-    again, whatever interrupts this. Raises CorpusError for an empty corpus.
+    over: providers that embed at the same time, see ``fanout``. What was embedded once is in the cache, and
+    is not embedded again, whatever interrupts this. Raises CorpusError for an empty corpus.
     """
     wanted = spec or default_spec()
     try:
@@ -292,18 +293,6 @@ async def build_index(
             return index
     except IndexError_:
         pass  # none there, or not of these: it is made below
-    rows: list[np.ndarray] = []
-    for start in range(0, len(passages), SLICE):
-        texts = [p.content for p in passages[start : start + SLICE]]
-        tensors = pack_texts(texts)
-        size = Size(len(texts), tokens=len(tensors["text_bytes"]) // 4, bytes=tensors["text_bytes"].nbytes)
-        digest = content_hash(tensors["text_bytes"].tobytes())
-        task = Task(
-            f"i{accelerator.runtime.new_id()}", Lane.LIVE, wanted, size,
-            Need(Stage.EMBED, Lane.LIVE, wanted.numerics, model=wanted.revision), inputs=(digest,),
-        )  # fmt: skip
-        result = await accelerator.run(task, Envelope(task.id, wanted.fields(), tensors))
-        rows.append(result.output.tensors["vectors"])
-        progress(min(start + SLICE, len(passages)), len(passages))
-    vectors = np.concatenate(rows) if rows else np.zeros((0, wanted.dimension), np.float32)
-    return await accelerator.runtime.offload(HybridIndex.build, folder, passages, vectors, wanted)
+    texts = [p.content for p in passages]
+    made = await embed_texts(accelerator, wanted, texts, over=over, progress=progress)
+    return await accelerator.runtime.offload(HybridIndex.build, folder, passages, made.vectors, wanted)

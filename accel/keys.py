@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -35,12 +36,30 @@ class KaggleKey(BaseModel):
     token: SecretStr = SecretStr("")
 
 
+class ApiKey(BaseModel):
+    """One secret that is all a provider asks for: RunPod's, Vast.ai's."""
+
+    model_config = ConfigDict(frozen=True)
+    key: SecretStr
+
+
 class ModalKey(BaseModel):
     """Modal's token id and secret."""
 
     model_config = ConfigDict(frozen=True)
     token_id: str
     token_secret: SecretStr
+
+
+Key = KaggleKey | ApiKey | ModalKey
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How one provider is reached: its key, or None; and a sandbox's URL, "" for the provider itself."""
+
+    key: Key | None = None
+    endpoint: str = ""
 
 
 def key(name: str) -> str:
@@ -95,6 +114,35 @@ def modal_key(read: Callable[[str], str] = key) -> ModalKey | None:
     return ModalKey(token_id=ident, token_secret=_secret("MODAL_TOKEN_SECRET", secret))
 
 
+def runpod_key(read: Callable[[str], str] = key) -> ApiKey | None:
+    """RunPod's key from RUNPOD_API_KEY (which its SDK reads from 2.0 on)."""
+    value = read("RUNPOD_API_KEY")
+    return ApiKey(key=_secret("RUNPOD_API_KEY", value)) if value else None
+
+
+def vast_key(read: Callable[[str], str] = key) -> ApiKey | None:
+    """Vast.ai's key from VAST_API_KEY, as its command line has it, or VASTAI_API_KEY."""
+    for name in ("VAST_API_KEY", "VASTAI_API_KEY"):
+        if value := read(name):
+            return ApiKey(key=_secret(name, value))
+    return None
+
+
+READERS: dict[str, Callable[[], Key | None]] = {
+    "kaggle": kaggle_key, "runpod": runpod_key, "vast": vast_key, "modal": modal_key,
+}  # fmt: skip
+# what to set for each
+VARIABLES = {
+    "kaggle": "KAGGLE_API_TOKEN (kaggle.com, Settings, API)", "runpod": "RUNPOD_API_KEY",
+    "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET", "colab": "COLAB_API_KEY",
+}  # fmt: skip
+
+
+def accesses() -> dict[str, Access]:
+    """Every provider that there is an adapter for, with the person's own key. Raises SettingsError."""
+    return {name: Access(read()) for name, read in READERS.items()}
+
+
 def _secret(name: str, value: str) -> SecretStr:
     """``value``, if it can be a key. An HTTP library would repeat one that cannot in its error."""
     if not value or not all("!" <= c <= "~" for c in value):
@@ -115,10 +163,5 @@ def _read_token(path: Path) -> str:
 
 def configured() -> dict[str, bool]:
     """Which providers have a key here. What a key is worth, only its provider can tell."""
-    return {
-        "kaggle": kaggle_key() is not None,
-        "colab": bool(key("COLAB_API_KEY")),
-        "runpod": bool(key("RUNPOD_API_KEY")),
-        "vast": bool(key("VASTAI_API_KEY") or key("VAST_API_KEY")),
-        "modal": modal_key() is not None,
-    }
+    have = {name: read() is not None for name, read in READERS.items()}
+    return {**have, "colab": bool(key("COLAB_API_KEY"))}

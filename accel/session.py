@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -32,7 +32,7 @@ from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
-from accel.keys import KaggleKey
+from accel.keys import Access
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope
@@ -126,12 +126,12 @@ async def open_index(
 async def open_processor(
     corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL,
     asked: Sequence[str] = (), home: Path | None = None, hooks: Hooks = Hooks(),
-    use_cache: bool = True,
+    use_cache: bool = True, access: Mapping[str, Access] | None = None,
 ) -> AsyncIterator[HybridGPUProcessor]:  # fmt: skip
     """A processor over ``corpus`` (default: the docstring corpus), its index built or opened."""
     root, worker = home or environment.workdir(), Worker()
     async with open_accelerator(
-        realm, worker=worker, asked=asked, home=root, use_cache=use_cache
+        realm, worker=worker, asked=asked, home=root, use_cache=use_cache, access=access
     ) as accelerator:
         index = await open_index(accelerator, corpus, full=full, home=root, hooks=hooks)
         worker.attach(index)
@@ -198,14 +198,13 @@ class Session:
 @contextlib.contextmanager
 def open_session(
     realm: Realm = Realm.REAL, *, asked: Sequence[str] = (), home: Path | None = None,
-    kaggle: KaggleKey | None = None, kaggle_endpoint: str = "",
+    access: Mapping[str, Access] | None = None,
     patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> Iterator[Session]:  # fmt: skip
-    """A session for offers and batch jobs."""
+    """A session for offers and batch jobs. access: see ``open_accelerator``."""
     with start_blocking_portal() as portal:
         opened = open_accelerator(
-            realm, asked=asked, home=home, kaggle=kaggle, kaggle_endpoint=kaggle_endpoint,
-            patience=patience,
+            realm, asked=asked, home=home, access=access, patience=patience
         )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as accelerator:
             yield Session(portal, accelerator, None)
@@ -213,13 +212,15 @@ def open_session(
 
 @contextlib.contextmanager
 def open_query_session(
-    corpus: Path | None = None, *, full: bool = False, asked: Sequence[str] = (),
+    corpus: Path | None = None, *, full: bool = False, realm: Realm = Realm.REAL, asked: Sequence[str] = (),
     home: Path | None = None, hooks: Hooks = Hooks(), use_cache: bool = True,
+    access: Mapping[str, Access] | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A session that also answers questions over ``corpus``."""
     with start_blocking_portal() as portal:
         opened = open_processor(
-            corpus, full=full, asked=asked, home=home, hooks=hooks, use_cache=use_cache
-        )
+            corpus, full=full, realm=realm, asked=asked, home=home, hooks=hooks, use_cache=use_cache,
+            access=access,
+        )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as processor:
             yield Session(portal, processor.accelerator, processor)

@@ -68,7 +68,8 @@ OFFERS = st.builds(
     offer, st.sampled_from(NAMES), nano=st.integers(0, 10**10), wait_s=SECONDS, cold_s=SECONDS,
     round_trip_s=SECONDS, seconds_per_byte=st.floats(0, 1e-3), quota_left_s=st.none() | SECONDS,
     lanes=st.frozensets(st.sampled_from(Lane)), numerics=st.frozensets(st.sampled_from(Numerics)),
-    resident=st.frozensets(st.sampled_from(["i", "j"])), billing=st.sampled_from(Billing), gpu=GPUS,
+    resident=st.frozensets(st.sampled_from(["i", "j"])),
+    movable=st.frozensets(st.sampled_from(["i", "k"])), billing=st.sampled_from(Billing), gpu=GPUS,
 )  # fmt: skip
 # what some task at least can use: else few properties would ever see two ranked offers
 FIT = st.builds(

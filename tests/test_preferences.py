@@ -13,7 +13,7 @@ from accel.core.errors import UsageError
 from accel.core.money import NANO
 from accel.core.offer import Realm
 from accel.core.task import Complexity, Lane, Need, Size, Spec, Stage, Task
-from accel.gpu_accelerator import limits, open_accelerator, preference
+from accel.gpu_accelerator import PLAY_MONEY, limits, open_accelerator, preference
 from accel.ledger import Period
 
 BATCH = Task("t", Lane.BATCH, Spec(Stage.EMBED), Size(8, 80), Need(Stage.EMBED, Lane.BATCH))
@@ -40,10 +40,16 @@ def test_every_setting_of_routing_reaches_the_preference() -> None:
 
 def test_budgets_credits_and_alerts_become_limits() -> None:
     write('[budget]\nday = 1\n[budget.modal]\nmonth = 2\n[credits]\nmodal = 30\n[alerts]\nat = [0.9]\n')
-    found = limits(load_settings())
+    found = limits(load_settings(), Realm.REAL)
     assert dict(found.caps) == {("", Period.DAY): NANO, ("modal", Period.MONTH): 2 * NANO}
     assert (dict(found.credits), found.alert_at) == ({"modal": 30 * NANO}, (0.9,))
-    assert limits(config.Settings()).caps == {}
+    assert limits(config.Settings(), Realm.REAL).caps == {}
+
+
+def test_a_rehearsal_has_play_money_unless_a_budget_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limits(config.Settings(), Realm.SANDBOX).caps == {("", Period.MONTH): PLAY_MONEY}
+    monkeypatch.setenv("ACCEL_BUDGET__DAY", "1")
+    assert set(limits(load_settings(), Realm.SANDBOX).caps) == {("", Period.DAY)}
 
 
 def test_what_is_disabled_is_not_on_the_board_and_cannot_be_asked_for(tmp_path: Path) -> None:

@@ -58,12 +58,13 @@ def demo(full: Full = False, provider: Provider = None) -> None:
 def query(
     text: Annotated[str, typer.Argument(help='The question; "-" reads it from standard input.')],
     corpus: Corpus = None, provider: Provider = None, full: Full = False, json: Json = False,
+    sandbox: Sandbox = False,
     within: Annotated[float | None, typer.Option(help="Deadline for the answer, seconds.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything again.")] = False,
 ) -> None:  # fmt: skip
     """Answer a question with citations, and say where each stage ran, why, how long and at what cost."""
-    from accel import contract
-    from accel.cli import terminal
+    from accel import contract, environment
+    from accel.cli import clouds, terminal
     from accel.hybrid_gpu_processor import check_question
     from accel.session import Hooks, open_query_session
 
@@ -76,9 +77,14 @@ def query(
             stack.enter_context(terminal.progress("embedding")),
             terminal.say,
         )
+        access = None
+        if sandbox:
+            access = stack.enter_context(clouds.running(clouds.asked(provider or ()), environment.workdir()))
+        realm = Realm.SANDBOX if sandbox else Realm.REAL
         with open_query_session(
-            corpus, full=full, asked=provider or (), hooks=hooks, use_cache=not no_cache
-        ) as session:
+            corpus, full=full, realm=realm, asked=provider or (), hooks=hooks, use_cache=not no_cache,
+            access=access,
+        ) as session:  # fmt: skip
             answer = session.query(question, within_s=within)
     if json:
         terminal.print_json(contract.answer_json(answer))
@@ -92,8 +98,9 @@ def push(
     to: Annotated[str, typer.Option("--to", "--provider", help="kaggle, local, or auto.")] = "auto",
     sandbox: Sandbox = False, json: Json = False,
     sandbox_url: Annotated[
-        str, typer.Option(help="A sandbox that runs already (accel sandbox kaggle); uses KAGGLE_* keys.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="A sandbox that runs already, as NAME=URL (accel sandbox NAME); uses your keys."),
+    ] = None,
     passages: Annotated[int, typer.Option(min=1, max=2000, help="Texts to embed.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, max=1000)] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on what was left unfinished.")] = False,
@@ -104,11 +111,12 @@ def push(
     if job != "embed_benchmark":
         raise UsageError(f"there is no job {job!r}.", hint="There is: embed_benchmark.")
     if resume:
-        resume_jobs(sandbox=sandbox, url=sandbox_url, as_json=json)
+        resume_jobs(sandbox=sandbox, urls=sandbox_url or (), as_json=json)
     else:
         push_benchmark(
-            to, sandbox=sandbox, url=sandbox_url, passages=passages, repetitions=repetitions, as_json=json
-        )
+            to, sandbox=sandbox, urls=sandbox_url or (), passages=passages, repetitions=repetitions,
+            as_json=json,
+        )  # fmt: skip
 
 
 @app.command(short_help="what each provider would give now, and at what price")
@@ -222,12 +230,10 @@ def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
     """Run a loopback cloud in the foreground; prints one JSON line with its URL and how to reach it."""
-    if cloud != "kaggle":
-        raise UsageError(f"there is no sandbox {cloud!r}.", hint="There is: kaggle.")
-    from accel.sandbox.server import KaggleSandbox
+    from accel.cli import clouds
     from accel.sandbox.serving import serve_foreground
 
-    serve_foreground(KaggleSandbox(port=port))
+    serve_foreground(clouds.make(cloud, port=port))
 
 
 @app.callback()

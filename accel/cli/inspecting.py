@@ -13,6 +13,7 @@ from accel.cli.pushing import open_pushing
 from accel.core.errors import AccelError, ModelError, UsageError
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
+from accel.fleet.roster import ADAPTERS
 
 if TYPE_CHECKING:
     from accel.ledger import Ledger
@@ -96,11 +97,7 @@ def _model() -> list[Check]:
 
 
 def _keys() -> list[Check]:
-    how = {
-        "kaggle": "KAGGLE_API_TOKEN", "colab": "COLAB_API_KEY", "runpod": "RUNPOD_API_KEY",
-        "vast": "VASTAI_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
-    }  # fmt: skip
-    adapters = ("kaggle",)  # the others are read and checked for form, and have no adapter yet
+    adapters = tuple(ADAPTERS)  # the others are read and checked for form, and have no adapter yet
     try:
         have = keys.configured()
     except AccelError as bad:
@@ -112,7 +109,7 @@ def _keys() -> list[Check]:
             ("set" if have[name] else f"none; set {variable}")
             + ("" if name in adapters else "; accel has no adapter for it yet"),
         )
-        for name, variable in how.items()
+        for name, variable in keys.VARIABLES.items()
     ]
 
 

@@ -1,76 +1,69 @@
 """``accel push``. Guarantee: what was submitted is carried to its end, now or by the next call.
 
-With ``--sandbox`` a Kaggle on loopback is started for the time of the command. Its state lies in a folder
-of its own, so that a job which an interrupt left there is found again.
+With ``--sandbox`` loopback clouds are started for the time of the command, see ``clouds``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel import contract, environment
-from accel.cli import terminal
+from accel import contract, environment, keys
+from accel.cli import clouds, terminal
 from accel.core.errors import AccelError, UsageError
 from accel.core.money import dollars
 from accel.core.offer import Realm
 from accel.core.row import Row
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
-from accel.keys import KaggleKey, kaggle_key
 from accel.ledger import JobStep
 from accel.session import Session, open_session
 
-TARGETS = ("auto", "local", "kaggle")
 # A loopback cloud answers at once or not at all; a real one may be away for a minute.
 SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 
 
 @contextlib.contextmanager
 def open_pushing(
-    asked: tuple[str, ...] = (), *, sandbox: bool, url: str = "", home: Path | None = None
+    asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None
 ) -> Iterator[Session]:
-    """A session for batch jobs: on the real providers, or on a loopback cloud started for the purpose.
+    """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose.
 
-    url: a sandbox that runs already, reached with the person's own KAGGLE_* variables.
+    urls: sandboxes that run already, see ``clouds.at``. Of the others those that are asked for are started,
+    or all when nobody is.
     """
     root = home or environment.workdir()
-    if url:
-        with open_session(
-            Realm.SANDBOX, asked=asked, home=root, kaggle=kaggle_key(), kaggle_endpoint=url,
-            patience=SANDBOX_PATIENCE,
-        ) as session:  # fmt: skip
-            yield session
-        return
-    if not sandbox:
-        if "kaggle" in asked and kaggle_key() is None:
-            raise UsageError(
-                "there is no key for Kaggle.",
-                hint="Set KAGGLE_API_TOKEN (kaggle.com, Settings, API), or rehearse with --sandbox.",
-            )
+    if not sandbox and not urls:
+        for name in asked:
+            if name in keys.READERS and keys.READERS[name]() is None:
+                raise UsageError(
+                    f"there is no key for {name}.",
+                    hint=f"Set {keys.VARIABLES[name]}, or rehearse with --sandbox.",
+                )
         with open_session(asked=asked, home=root) as session:
             yield session
         return
-    from accel.sandbox.server import KaggleSandbox
-
-    with KaggleSandbox(root / "sandbox" / "clouds" / "kaggle") as cloud:
-        key = KaggleKey.model_validate({"username": cloud.username, "key": cloud.key})
-        with open_session(
-            Realm.SANDBOX, asked=asked, home=root, kaggle=key, kaggle_endpoint=cloud.url,
-            patience=SANDBOX_PATIENCE,
-        ) as session:  # fmt: skip
-            yield session
+    wanted = () if urls else clouds.asked(asked)
+    with (
+        clouds.running(wanted, root) as access,
+        open_session(
+            Realm.SANDBOX, asked=asked, home=root, access=access | clouds.at(urls), patience=SANDBOX_PATIENCE
+        ) as session,
+    ):
+        yield session
 
 
 def push_benchmark(
-    to: str, *, sandbox: bool, passages: int, repetitions: int, url: str = "", as_json: bool = False
-) -> None:
+    to: str, *, sandbox: bool, passages: int, repetitions: int, urls: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:  # fmt: skip
     """Push the embedding benchmark, wait for it, record its rows, and show them."""
-    if to not in TARGETS:
-        raise UsageError(f"there is no provider {to!r}.", hint=f"There are: {', '.join(TARGETS)}.")
-    with open_pushing(() if to == "auto" else (to,), sandbox=sandbox, url=url) as session:
+    targets = ("auto", "local", *clouds.CLOUDS)
+    if to not in targets:
+        raise UsageError(f"there is no provider {to!r}.", hint=f"There are: {', '.join(targets)}.")
+    with open_pushing(() if to == "auto" else (to,), sandbox=sandbox, urls=urls) as session:
         finished, rows = run_benchmark(session, to, passages=passages, repetitions=repetitions)
         _show(session, finished, rows, as_json)
 
@@ -92,11 +85,11 @@ def run_benchmark(
     return finished, rows
 
 
-def resume_jobs(*, sandbox: bool, url: str = "", as_json: bool = False) -> None:
+def resume_jobs(*, sandbox: bool, urls: Sequence[str] = (), as_json: bool = False) -> None:
     """Carry on every job that is not at its end. Exit code 1 when one of them fails."""
     from accel.experiments.embed_benchmark import rows_of
 
-    with open_pushing(sandbox=sandbox, url=url) as session:
+    with open_pushing(sandbox=sandbox, urls=urls) as session:
         waiting = session.accelerator.unfinished()
         if not waiting and not as_json:
             terminal.say("nothing was left unfinished.")

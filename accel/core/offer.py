@@ -57,7 +57,8 @@ class Offer:
     begins (UTC), where the provider tells. exclusive: this very offer is one machine, which can be rented
     once. cold_s: expected seconds to the first useful instruction; wait_s: expected queue seconds.
     round_trip_s and seconds_per_byte: the way there and back. resident: content hashes (indexes, models)
-    already there. as_of: UTC. Raises ValueError for a duration that is negative or not finite.
+    already there; movable: those that can be brought there, which ``cold_s`` counts. as_of: UTC. Raises
+    ValueError for a duration that is negative or not finite.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Offer:
     quota_s: float | None = None
     quota_resets_at: datetime | None = None
     exclusive: bool = False
+    movable: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,

@@ -1,49 +1,64 @@
 """Which providers are set up. Guarantee: a realm holds only providers of that realm.
 
-This machine is always there. Kaggle is there when a key for it is; with no key it is named as unfit, so
-that a person sees what could be had.
+This machine is always there. In the real realm the others are there with or without a key: without one they
+are named as unfit, so that a person sees what could be had. In the sandbox realm only those are there whose
+sandbox is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from accel.core.errors import SettingsError
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
-from accel.keys import KaggleKey
+from accel.keys import Access, KaggleKey
 from accel.providers.base import Provider
-from accel.providers.kaggle import COLD_PRIOR_S, WAIT_PRIOR_S, KaggleProvider
-from accel.providers.kaggle_client import KaggleCredentials
 from accel.providers.local import LocalProvider
 from accel.worker.engine import Worker
 
-SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0  # cold: the model's load in a fresh process is not scaled
+# A sandbox scales its waits down to these; cold: the model's load in a fresh process is not scaled.
+SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every adapter is given: the realm, the clock, the terms that the person accepted."""
+
+    realm: Realm
+    runtime: Runtime
+    accepted: Sequence[str]
 
 
 def roster(
-    realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, kaggle: KaggleKey | None,
-    kaggle_endpoint: str = "", accepted: Sequence[str] = (),
+    realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, access: Mapping[str, Access],
+    accepted: Sequence[str] = (),
 ) -> list[Provider]:  # fmt: skip
-    """The adapters of one realm.
+    """This machine and the adapters of one realm.
 
-    kaggle_endpoint: a sandbox's URL; there must be one in the sandbox realm, and none in the real one.
+    access: by provider. Raises SettingsError for a sandbox's URL outside of the sandbox realm, or none in it.
     """
-    if bool(kaggle_endpoint) != (realm is Realm.SANDBOX):
-        raise SettingsError(f"a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
-    # a sandbox scales its waits down to these; the adapter's own priors are the real Kaggle's
-    wait_s, cold_s = (
-        (SANDBOX_WAIT_S, SANDBOX_COLD_S) if kaggle_endpoint else (WAIT_PRIOR_S, COLD_PRIOR_S)
-    )
-    key = kaggle or KaggleKey()
-    credentials = KaggleCredentials(
-        key.username, key.key.get_secret_value(), key.token.get_secret_value()
-    )
-    return [
-        LocalProvider(realm, worker, folder / "local", runtime),
-        KaggleProvider(
-            realm=realm, credentials=credentials, runtime=runtime, accepted_terms=accepted,
-            endpoint=kaggle_endpoint or None, wait_s=wait_s, cold_s=cold_s,
-        ),
-    ]  # fmt: skip
+    for name, how in access.items():
+        if bool(how.endpoint) != (realm is Realm.SANDBOX):
+            raise SettingsError(f"{name}: a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
+    site = Site(realm, runtime, accepted)
+    made = [ADAPTERS[name](site, how) for name, how in access.items() if name in ADAPTERS]
+    return [LocalProvider(realm, worker, folder / "local", runtime), *made]
+
+
+def _kaggle(site: Site, how: Access) -> Provider:
+    from accel.providers.kaggle import COLD_PRIOR_S, WAIT_PRIOR_S, KaggleProvider
+    from accel.providers.kaggle_client import KaggleCredentials
+
+    key = how.key if isinstance(how.key, KaggleKey) else KaggleKey()
+    wait_s, cold_s = (SANDBOX_WAIT_S, SANDBOX_COLD_S) if how.endpoint else (WAIT_PRIOR_S, COLD_PRIOR_S)
+    return KaggleProvider(
+        realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
+        credentials=KaggleCredentials(key.username, key.key.get_secret_value(), key.token.get_secret_value()),
+        wait_s=wait_s, cold_s=cold_s,
+    )  # fmt: skip
+
+
+ADAPTERS: dict[str, Callable[[Site, Access], Provider]] = {"kaggle": _kaggle}

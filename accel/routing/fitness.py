@@ -53,7 +53,7 @@ def _never(task: Task, offer: Offer, failed: dict[str, str]) -> str:
         return f"{gpu.name} has {gpu.vram_bytes / 2**30:.0f} GiB, {need.vram_bytes / 2**30:.0f} needed"
     if gpu.capability < need.capability:
         return f"compute capability {gpu.capability / 10}, {need.capability / 10} needed"
-    if need.index and need.index not in offer.resident:
+    if need.index and need.index not in offer.resident and need.index not in offer.movable:
         return "the index does not lie there"
     return ""
 

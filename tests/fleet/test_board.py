@@ -15,8 +15,8 @@ from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
 from accel.fleet import Board
 from accel.fleet.board import FRESH_S, PROBE_S, STALE_S
-from accel.fleet.roster import roster
-from accel.keys import KaggleKey
+from accel.fleet.roster import ADAPTERS, roster
+from accel.keys import Access, KaggleKey
 from accel.providers.base import Provider, RunsBatch
 from accel.simulation import run_virtual
 from accel.testing.mock_provider import MockProvider
@@ -170,15 +170,14 @@ def test_only_those_that_the_person_allows_are_asked() -> None:
 
 def test_a_realm_holds_only_its_own_providers(tmp_path: Path) -> None:
     runtime = Runtime.production()
-    made = roster(Realm.REAL, Worker(), tmp_path, runtime, kaggle=None)
-    assert [(p.name, p.realm) for p in made] == [("local", Realm.REAL), ("kaggle", Realm.REAL)]
-    sandboxed = roster(
-        Realm.SANDBOX, Worker(), tmp_path, runtime, kaggle=KaggleKey(username="u"),
-        kaggle_endpoint="http://127.0.0.1:9",
-    )  # fmt: skip
-    assert {p.realm for p in sandboxed} == {Realm.SANDBOX}
+    keyless = {name: Access() for name in ADAPTERS}
+    made = roster(Realm.REAL, Worker(), tmp_path, runtime, access=keyless)
+    assert [(p.name, p.realm) for p in made] == [(n, Realm.REAL) for n in ("local", *ADAPTERS)]
+    reached = {"kaggle": Access(KaggleKey(username="u"), "http://127.0.0.1:9")}
+    sandboxed = roster(Realm.SANDBOX, Worker(), tmp_path, runtime, access=reached)
+    assert [(p.name, p.realm) for p in sandboxed] == [("local", Realm.SANDBOX), ("kaggle", Realm.SANDBOX)]
     assert all(isinstance(p, Provider) and isinstance(p, RunsBatch) for p in made)
     with pytest.raises(SettingsError, match="sandbox"):
-        roster(Realm.REAL, Worker(), tmp_path, runtime, kaggle=None, kaggle_endpoint="http://127.0.0.1:9")
+        roster(Realm.REAL, Worker(), tmp_path, runtime, access=reached)
     with pytest.raises(SettingsError, match="sandbox"):
-        roster(Realm.SANDBOX, Worker(), tmp_path, runtime, kaggle=None)
+        roster(Realm.SANDBOX, Worker(), tmp_path, runtime, access=keyless)

@@ -72,7 +72,7 @@ def allowed(task: Task, state: State, o: Offer) -> bool:
         (
             task.lane in o.lanes, need.numerics in o.numerics, not need.only or o.provider in need.only,
             o.gpu.vram_bytes >= need.vram_bytes, o.gpu.capability >= need.capability,
-            not need.index or need.index in o.resident, not standing.blocked,
+            not need.index or need.index in o.resident | o.movable, not standing.blocked,
             o.provider not in {f.provider for f in state.failed},
             not (pays and o.rate.free), left > 0, cost <= left,
             o.quota_left_s is None or 0 < o.quota_left_s >= t.cold_s + t.transfer_s + t.compute_s,
