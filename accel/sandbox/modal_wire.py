@@ -142,37 +142,42 @@ class Service:
         request = await stream.recv_message()
         container = self._container(stream.metadata or {})
         fault = self._app.faults.take(name) if container is None else None
-        status = 200
+        answers: list[Any] = []
+        status, words = 200, ""
         try:
             if fault is not None:
                 await self._strike(fault)
             if fault is not None and fault.kind is FaultKind.ODD_BODY:
-                answers: list[Any] = [_Odd(fault.text)]
+                answers = [_Odd(fault.text)]
             else:
                 answers = await self._answers(name, request, container, stream.metadata or {})
-            if fault is not None and fault.kind is FaultKind.LOST_ANSWER:
-                raise _Reset
             if fault is not None and fault.kind is FaultKind.CORRUPTED:
                 answers = [_corrupted(a) for a in answers]
-            for answer in answers:
-                await stream.send_message(answer)
+            if fault is not None and fault.kind is FaultKind.LOST_ANSWER:
+                status = 0
         except _Reset:
             status = 0
-            await stream.cancel()
-        except asyncio.CancelledError:  # the client has gone
-            status = 0
-            raise
         except Refused as refused:
-            status = refused.status
+            status, words = refused.status, str(refused)
+        except asyncio.CancelledError:  # the client has gone
+            self._note(name, request, container, 0, fault)
+            raise
+        self._note(name, request, container, status, fault)  # before the answer: who has it, finds this
+        if status == 0:
+            await stream.cancel()
+        elif status != 200:
             details = _retry_policy(fault.seconds) if fault and fault.seconds and status == 429 else None
-            raise GRPCError(Status(CODES.get(status, 14)), str(refused), details) from None
-        finally:
-            if container is None:
-                record = WireRecord("gRPC", f"/{name}", name, status, str(fault.kind) if fault else "",
-                                    request.ByteSize())  # fmt: skip
-                self._app.wire.append(record)
-            else:
-                self._app.inner.append(name)
+            raise GRPCError(Status(CODES.get(status, 14)), words, details)
+        else:
+            for answer in answers:
+                await stream.send_message(answer)
+
+    def _note(self, name: str, request: Any, container: Container | None, status: int, fault: Fault | None) -> None:
+        if container is not None:
+            self._app.inner.append(name)
+            return
+        struck = str(fault.kind) if fault else ""
+        self._app.wire.append(WireRecord("gRPC", f"/{name}", name, status, struck, request.ByteSize()))
 
     async def _answers(self, name: str, request: Any, container: Container | None, metadata: Any) -> list[Any]:
         from google.protobuf.empty_pb2 import Empty
