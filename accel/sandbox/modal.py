@@ -1,0 +1,192 @@
+"""The sandbox Modal as a whole. Guarantee: when the context ends, nothing of it runs on.
+
+    with ModalSandbox() as sandbox:
+        ModalProvider(endpoint=sandbox.url, ...)
+
+It needs Modal's own SDK (``pip install 'accel[modal]'``), whose stubs it serves and whose container runtime
+it starts: see ``modal_wire``, ``modal_calls``, ``modal_invocations`` and ``modal_containers``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from accel.core.errors import UsageError
+from accel.sandbox.faults import FaultScript
+from accel.sandbox.modal_containers import Containers
+from accel.sandbox.modal_state import DEPLOYED, INITIALIZING, State
+from accel.sandbox.modal_wire import ModalApp
+from accel.sandbox.serving import Server
+from accel.sandbox.wire import WireRecord
+
+COLD_S = 10.0  # nominal; Modal's docs speak of seconds for a container and more for a large image
+HOUR_S = 3600.0  # resolution of the billing report, nominal
+
+
+class ModalSandbox:
+    """A Modal on loopback, in a thread, for as long as the ``with`` block lasts.
+
+    root: folder for contents; None: a temporary one. port: of gRPC, 0 takes a free one. token_id,
+    token_secret: what clients sign in with; "" makes new ones. time_scale: cold starts, idle windows and
+    the billing hour last 1/time_scale of their nominal length. cold_s: nominal seconds of a cold start.
+    now: the sandbox's clock, epoch seconds. Raises UsageError if the port is taken or Modal's SDK is missing.
+    """
+
+    def __init__(
+        self, root: Path | None = None, *, port: int = 0, token_id: str = "", token_secret: str = "",
+        time_scale: float = 60.0, cold_s: float | None = COLD_S, faults: Iterable[Mapping[str, Any]] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        if not time_scale > 0:
+            raise UsageError(f"time_scale must be positive, not {time_scale}")
+        if importlib.util.find_spec("modal") is None:
+            raise UsageError("The sandbox Modal needs Modal's SDK.", hint="pip install 'accel[modal]'")
+        self.root, self.time_scale = root, time_scale
+        self.token_id = token_id or "ak-" + secrets.token_hex(11)
+        self.token_secret = token_secret or "as-" + secrets.token_hex(11)
+        self.url = ""
+        self.billing_interval_s = HOUR_S / time_scale
+        self._port, self._cold_s, self._now = port, cold_s, now
+        self._faults = FaultScript(faults)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._app: ModalApp | None = None
+        self._server: Server | None = None
+
+    def __enter__(self) -> ModalSandbox:
+        server = self._server = Server("sandbox Modal")
+        try:
+            if self.root is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="accel-modal-")
+                self.root = Path(self._temporary.name)
+            state = State(self.root, self._now)
+            containers = Containers(state, time_scale=self.time_scale, cold_s=self._cold_s)
+            self._app = ModalApp(
+                state, containers, self._faults, token=(self.token_id, self.token_secret),
+                interval_s=self.billing_interval_s, port=self._port,
+            )  # fmt: skip
+            self._app.calls.url = server.url
+            server.start(self._app)
+            self.url = f"http://127.0.0.1:{self._app.port}"
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = self.root = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server is serving."""
+        return self._server is not None and self._server.alive
+
+    @property
+    def app(self) -> ModalApp:
+        assert self._app is not None, "the sandbox has not been started"
+        return self._app
+
+    # --- what goes wrong
+
+    def set_faults(self, *rules: Mapping[str, Any]) -> None:
+        """Replace the fault script (see ``sandbox.faults``; calls are RPC names, "Upload", "Download")."""
+        self._faults.set(rules)
+
+    def set_cold(self, cold_s: float | None) -> None:
+        """How long cold starts take from now on, nominal seconds; None: for ever."""
+        self.app.containers.cold_s = cold_s
+
+    def set_rates(self, rates: Mapping[str, int]) -> None:
+        """Change prices, nano-dollars an hour; what runs keeps the rate it was ordered at."""
+        self.app.containers.rates.update(rates)
+
+    def preempt(self, notice_s: float = 0.0, *, lost: bool = False) -> int:
+        """Take the running containers away; see ``Containers.preempt``. Returns how many there were."""
+        count: int = self.app.run(lambda: self.app.containers.preempt(notice_s, lost=lost))
+        return count
+
+    def out_of_memory(self) -> None:
+        """Kill the running containers as ones that took too much memory."""
+        self.app.run(self.app.containers.out_of_memory)
+
+    def reset(self) -> None:
+        """Start afresh: containers are killed, and apps, calls, charges, faults and requests forgotten."""
+
+        async def forget() -> None:
+            await self.app.containers.close()
+            self.app.containers.all.clear()
+            self.app.containers.cold_s = self._cold_s
+            self.app.state.clear()
+
+        self.app.run(forget)
+        self._faults.set([])
+        self.app.wire.clear()
+
+    # --- what happened
+
+    def requests(self, call: str = "") -> list[WireRecord]:
+        """What clients sent, oldest first; only ``call`` if given. Containers' calls are not among it."""
+        return [r for r in list(self.app.wire) if call in ("", r.call)]
+
+    def things(self) -> list[dict[str, Any]]:
+        """What exists now and may cost money: apps that are not stopped, and containers that run."""
+        state, containers = self.app.state, self.app.containers
+
+        def look() -> list[dict[str, Any]]:
+            alive = [a for a in state.apps.values() if a.state in (DEPLOYED, INITIALIZING)]
+            apps = [{"kind": "app", "id": a.id, "name": a.name or a.description, "state": a.state} for a in alive]
+            return apps + [
+                {"kind": "container", "id": c.id, "name": state.apps[state.functions[c.function_id].app_id].name,
+                 "state": "running" if c.ready_at else "starting"}
+                for c in containers.live()
+            ]  # fmt: skip
+
+        found: list[dict[str, Any]] = self.app.run(look)
+        return found
+
+    def invoice_nano(self, name: str = "") -> int:
+        """Nano-dollars of all containers up to now; of the apps called ``name`` only, if given."""
+        state, containers = self.app.state, self.app.containers
+
+        def add() -> int:
+            named = {a.id for a in state.apps.values() if name in ("", a.name or a.description)}
+            theirs = [c for c in containers.all.values() if state.functions[c.function_id].app_id in named]
+            return sum(c.invoice(state.now()) for c in theirs)
+
+        total: int = self.app.run(add)
+        return total
+
+    def describe(self) -> dict[str, Any]:
+        """How to point a client here. The token opens this sandbox and nothing else."""
+        assert self._server is not None, "the sandbox has not been started"
+        return {
+            "url": self.url,
+            "realm": "sandbox",
+            "token_id": self.token_id,
+            "token_secret": self.token_secret,
+            "control_url": self._server.url,
+            "folder": str(self.root),
+            "time_scale": self.time_scale,
+            "billing_interval_s": self.billing_interval_s,
+            "official_client_env": {
+                "MODAL_SERVER_URL": self.url,
+                "MODAL_TOKEN_ID": self.token_id,
+                "MODAL_TOKEN_SECRET": self.token_secret,
+            },
+            "accel": {"provider": "modal", "realm": "sandbox", "endpoint": self.url},
+        }
