@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,20 +30,26 @@ def only(task: Task, request: Envelope, misses: Sequence[int]) -> tuple[Task, En
     """Task and request for the items at ``misses`` alone; sizes shrink in proportion."""
     if not _per_text(task):
         return task, request
-    texts = unpack_texts(request.tensors)
-    if len(misses) == len(texts):
+    if len(misses) == len(request.tensors["text_ends"]):
         return task, request
+    texts = unpack_texts(request.tensors)
     share = len(misses) / len(texts)
     size = Size(len(misses), round(task.size.tokens * share), round(task.size.bytes * share))
     part = replace(request, tensors=pack_texts([texts[i] for i in misses]))
     return replace(task, size=size), part
 
 
+def whole(task: Task, output: Envelope) -> Envelope:
+    """The whole answer where nothing of it was cached: what ``merge`` makes of all that ``split`` gives."""
+    if not _per_text(task):
+        return replace(output, task_id=task.id, meta=_untimed(output))
+    return Envelope(task.id, task.spec.fields(), {"vectors": output.tensors["vectors"]})
+
+
 def split(task: Task, output: Envelope, keys: Sequence[str]) -> dict[str, Envelope]:
     """An answer as cache entries, one per key."""
     if not _per_text(task):
-        meta = {k: v for k, v in output.meta.items() if k not in _TIMING}
-        return {keys[0]: Envelope("", output.spec, output.tensors, meta)}
+        return {keys[0]: Envelope("", output.spec, output.tensors, _untimed(output))}
     rows = output.tensors["vectors"]
     return {key: Envelope("", output.spec, {"vector": rows[i]}) for i, key in enumerate(keys)}
 
@@ -54,6 +61,10 @@ def merge(task: Task, keys: Sequence[str], found: Mapping[str, Envelope]) -> Env
     rows = [found[key].tensors["vector"] for key in keys]
     vectors = np.stack(rows) if rows else np.zeros((0, task.spec.dimension), np.float32)
     return Envelope(task.id, task.spec.fields(), {"vectors": vectors})
+
+
+def _untimed(output: Envelope) -> dict[str, Any]:
+    return {k: v for k, v in output.meta.items() if k not in _TIMING}
 
 
 def _per_text(task: Task) -> bool:

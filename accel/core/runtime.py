@@ -7,8 +7,8 @@ run the production router on a virtual-time loop; only instants that are stored 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ class Runtime:
         return cls(
             now=lambda: datetime.now(UTC),
             random=random.Random(),
-            new_id=lambda: uuid.uuid4().hex[:12],
+            new_id=lambda: os.urandom(6).hex(),
             offload=asyncio.to_thread,
         )
 

@@ -77,8 +77,7 @@ class Spec:
 
     def fields(self) -> dict[str, str | int | bool]:
         """Every field as a plain JSON value, in declaration order."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {k: (v.value if isinstance(v, StrEnum) else v) for k, v in values}
+        return dict(_plain(self))
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | int | bool]) -> Spec:
@@ -87,6 +86,12 @@ class Spec:
         known["stage"] = Stage(str(known["stage"]))
         known["numerics"] = Numerics(str(known.get("numerics", Numerics.FP32)))
         return cls(**known)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=64)  # asked for with every request; to be copied
+def _plain(spec: Spec) -> dict[str, str | int | bool]:
+    values = ((f.name, getattr(spec, f.name)) for f in fields(spec))
+    return {k: (v.value if isinstance(v, StrEnum) else v) for k, v in values}
 
 
 KEY_SCHEMA = "accel-key-1"

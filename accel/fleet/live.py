@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from accel.cache import ExactCache, items
 from accel.core.attempt import Attempt, Outcome, Result, Route, Scored, Timing
@@ -23,7 +24,7 @@ from accel.fleet.board import PROBE_S, Board
 from accel.fleet.journal import Entry, Journal
 from accel.fleet.warmth import Warmer
 from accel.ledger.requests import Request
-from accel.providers.base import ServesLive, StandsBy
+from accel.providers.base import Provider, ServesLive, StandsBy
 from accel.routing import Health, Inputs, State, Tried, cascade, rank
 from accel.wire import Envelope
 
@@ -78,20 +79,21 @@ class LiveRunner:
         route, decision = await self._route_in_time(part, entry, ends)
         wanted = [keys[i] for i in misses]
         self._warmer.consider(part, route, lambda cold: self._warm_up(part, missing, wanted, cold))
-        if ends is not None:  # what reading the cache and asking the providers took is gone
-            part = dataclasses.replace(part, within_s=max(ends - clock(), 1e-3))
+        # what reading the cache and asking the providers took is gone
+        left_s = None if ends is None else max(ends - clock(), 1e-3)
         output, attempts = await cascade(
             part, route, lambda scored: self._call(missing, scored), self._journal.of(entry), self._health,
-            self._runtime,
+            self._runtime, left_s=left_s,
         )  # fmt: skip
         self._note(entry, attempts)
-        fresh = items.split(task, output, wanted)
+        answer = items.whole(task, output)
         if self._cache:
+            fresh = items.split(task, output, wanted)
             await self._runtime.offload(self._cache.put_many, fresh)
+            answer = items.merge(task, keys, found | fresh) if found else answer
         return Result(
-            items.merge(task, keys, found | fresh), route, attempts, hits=len(keys) - len(misses),
-            items=len(keys), decision_id=decision,
-        )  # fmt: skip
+            answer, route, attempts, hits=len(keys) - len(misses), items=len(keys), decision_id=decision
+        )
 
     def _note(self, entry: Entry, attempts: Sequence[Attempt]) -> None:
         """Book what was never sent, too (no room in a budget, no free place); who failed is asked again."""
@@ -107,8 +109,10 @@ class LiveRunner:
         ends = clock() + LONGEST_WAIT_S if ends is None else ends
         while True:
             route, decision = await self.route(task, entry)
+            if route.ranked:
+                return route, decision
             again_s = min((r.again_s for r in route.refused if r.again_s is not None), default=math.inf)
-            if route.ranked or clock() + again_s >= ends:
+            if clock() + again_s >= ends:
                 return route, decision
             await asyncio.sleep(max(again_s, LEAST_WAIT_S))
 
@@ -131,8 +135,8 @@ class LiveRunner:
         """Where ``task`` would go now, and the id of that decision; noted in ``entry`` if there is one."""
         patience_s = PROBE_S if task.within_s is None else min(PROBE_S, PATIENCE * task.within_s)
         answers = await self._board.offers(task.need, patience_s)
-        offers = tuple(a for a in answers if isinstance(a, Offer))
-        unfit = tuple(a for a in answers if isinstance(a, Unfit))
+        offers = tuple([a for a in answers if isinstance(a, Offer)])
+        unfit = tuple([a for a in answers if isinstance(a, Unfit)]) if len(offers) < len(answers) else ()
         draw = self._runtime.random.random()
         inputs = Inputs(task, offers, unfit, self._state(task, offers), draw)
         route = rank(task, answers, inputs.state, draw)
@@ -146,15 +150,15 @@ class LiveRunner:
         """One try: one call on the wire, validated."""
         offer = scored.offer
         provider = self._board.providers[offer.provider]
-        if not isinstance(provider, StandsBy):
+        if not _stands_by(provider):
             serves = isinstance(provider, ServesLive)
             reason = "no live lease is open there" if serves else "it serves no live tasks"
-            raise ProviderError(reason, provider=provider.name)
+            raise ProviderError(reason, provider=offer.provider)
         clock = asyncio.get_running_loop().time
         began = clock()
         output = await provider.call(provider.standing_lease(), request)
         elapsed = clock() - began
-        validate(request, output, provider.name)
+        validate(request, output, offer.provider)
         cold, compute = float(output.meta.get("cold_s", 0.0)), float(output.meta.get("compute_s", 0.0))
         timing = Timing(0.0, cold, max(0.0, elapsed - cold - compute), compute)
         return Tried(output, timing, Cost(offer.rate.cost(elapsed), Basis.ESTIMATED), used_s=elapsed)
@@ -182,3 +186,8 @@ class LiveRunner:
             result.items if result else task.size.items, result.hits if result else 0, len(entry.tried), cost,
             NanoUSD(avoided),
         )  # fmt: skip
+
+
+def _stands_by(provider: Provider) -> TypeGuard[StandsBy]:
+    """Asked of its class, where Python remembers the answer; an object is looked through each time."""
+    return issubclass(type(provider), StandsBy)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from accel.core.errors import LedgerError, OverBudget
 from accel.core.money import Basis, Rate
@@ -28,8 +29,7 @@ LARGEST = 2**60  # of one amount, about a thousand million dollars: SQLite's int
 IN = "name IN (SELECT value FROM json_each(?))"
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A limit and how much of it is used. unit: "nano_usd" or "gpu_ms".
 
     wanted: the limit as it was last set or told, None without one. cap: the limit that is enforced. over:

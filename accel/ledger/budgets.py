@@ -12,9 +12,10 @@ remembers how late it once was), so that what was spent stays spent. One that go
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from accel.core.errors import OverBudget
@@ -36,12 +37,22 @@ NO_BUDGET = "no budget is set for paid providers: set budget.month"
 
 
 class _Tight(NamedTuple):
-    """What several limits leave together: the least of them, and the one under most pressure."""
+    """What several limits leave together: the least of them, and the one under most pressure.
+
+    least: the account and the limit that leave no more than ``left``.
+    """
 
     left: int
-    reason: str
+    least: tuple[Account, int] | None
     pressure: float
     window: Window
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        if self.least is None:
+            return ""
+        return f"{_words(*self.least)} leaves {dollars(NanoUSD(self.left))}"
 
 
 class Budgets:
@@ -54,6 +65,7 @@ class Budgets:
         self._moves: tuple[tuple[int, int], int] | None = None
         self._money_left: dict[str, Funds] = {}
         self._known: Known | None = None
+        self._last: tuple[list[Offer], tuple[Funds, ...]] | None = None
 
     # Facts ----------------------------------------------------------------------------------------
 
@@ -64,17 +76,21 @@ class Budgets:
             return ()
         now = self._ledger.now()
         if (moves := (self._ledger.moves(), int(now.timestamp()))) != self._moves:
-            self._moves, self._money_left, self._known = moves, {}, None
+            self._moves, self._money_left, self._known, self._last = moves, {}, None, None
+        elif self._last is not None and self._last[0] == asked:
+            return self._last[1]
         known = self._known
         if known is None or any(
             o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
         ):
             known = self._known = self._read(asked, now)
             self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
-        return tuple(
+        funds = tuple(
             self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
             for o in asked
         )
+        self._last = None if any(o.billing is Billing.QUOTA for o in asked) else (asked, funds)
+        return funds
 
     def _read(self, asked: Sequence[Offer], now: datetime) -> Known:
         """The accounts, those that were missing opened; and what they leave for each who bills seconds."""
@@ -85,17 +101,21 @@ class Budgets:
                 with self._ledger.transaction():
                     known = {**known, **self._periods.opened(provider, now)}
         together = self._tightest("", known, now) if paid else None
+        why = together.reason if together else ""  # mostly the same for all of them
         for provider in paid:
-            self._money_left[provider] = self._money(provider, together, known, now)
+            self._money_left[provider] = self._money(provider, together, why, known, now)
         return known
 
-    def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
+    def _money(
+        self, provider: str, together: _Tight | None, why: str, known: Known, now: datetime
+    ) -> Funds:
+        """why: what ``together`` says in words."""
         own = self._tightest(provider, known, now) if provider in self._periods.caps else None
         narrow = pressed = together or own
         if together and own:
             narrow = own if own.left < together.left else together
             pressed = own if own.pressure > together.pressure else together
-        left, reason = (narrow.left, narrow.reason) if narrow else (0, NO_BUDGET)
+        left, reason = (narrow.left, why if narrow is together else narrow.reason) if narrow else (0, NO_BUDGET)
         credit = 0
         if prepaid := self._limits.credits.get(provider):
             credit = _room(known[provider, CREDIT], prepaid)
@@ -107,20 +127,21 @@ class Budgets:
 
     def _tightest(self, who: str, known: Known, now: datetime) -> _Tight | None:
         """What the limits of one provider, or those of all together, leave; None without any."""
-        found: _Tight | None = None
+        left, highest = LARGEST, -1.0
+        least: tuple[Account, int] | None = None
+        tightest: tuple[str, float, float] | None = None
         for key in self._periods.caps.get(who, ()):
             account, limit = known[key], self._limits.caps[key]
-            room = _room(account, limit)
-            used = (account.used + account.held) / limit if limit else 1.0
+            taken = account.used + account.held
+            room = max(0, limit - taken)
+            used = taken / limit if limit else 1.0
             elapsed = _elapsed(account.since, account.until, now)
             pressure = used / max(elapsed, 1e-9)
-            left, reason, highest, window = found or (LARGEST, "", -1.0, None)
             if room < left:
-                left, reason = room, f"{_words(account, limit)} leaves {dollars(NanoUSD(room))}"
-            if window is None or pressure > highest:
-                highest, window = pressure, Window(account.name, used, elapsed)
-            found = _Tight(left, reason, highest, window)
-        return found
+                left, least = room, (account, limit)
+            if tightest is None or pressure > highest:
+                highest, tightest = pressure, (account.name, used, elapsed)
+        return _Tight(left, least, highest, Window(*tightest)) if tightest else None
 
     @staticmethod
     def _quota(offer: Offer, known: Known, now: datetime) -> Funds:
@@ -260,8 +281,14 @@ def _milliseconds(seconds: float) -> int:
 
 def _elapsed(since: str, until: str, now: datetime) -> float:
     """Share of a period that is over, 0 to 1 also where the clock was set back."""
-    begin, end = datetime.fromisoformat(since), datetime.fromisoformat(until)
-    return min(1.0, max(0.0, (now - begin) / (end - begin)))
+    begin, length = _period(since, until)
+    return min(1.0, max(0.0, (now - begin) / length))
+
+
+@functools.lru_cache(maxsize=64)
+def _period(since: str, until: str) -> tuple[datetime, timedelta]:
+    begin = datetime.fromisoformat(since)
+    return begin, datetime.fromisoformat(until) - begin
 
 
 def _week_over(now: datetime) -> float:

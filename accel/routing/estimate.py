@@ -10,6 +10,7 @@ logarithm its ``spread``.
 
 from __future__ import annotations
 
+import functools
 import math
 
 from accel.core.attempt import Estimate, Timing
@@ -65,7 +66,8 @@ def estimate(task: Task, offer: Offer, standing: Standing | None = None) -> Esti
         cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
         timing = Timing(t.wait_s + known.queue_s, cold_s, t.transfer_s, t.compute_s)
     cost = _cost(offer, billed_s(timing)) if offer.billing is Billing.SECONDS else _FREE
-    return Estimate(timing, cost, basis, spread, min(1.0, max(0.0, known.success)))
+    success = known.success if 0.0 <= known.success <= 1.0 else float(known.success > 1.0)
+    return Estimate(timing, cost, basis, spread, success)
 
 
 def billed_s(timing: Timing) -> float:
@@ -87,6 +89,7 @@ def chance(expected: Estimate, within_s: float | None) -> float:
     return expected.success * in_time(expected.timing.total_s, expected.spread, within_s)
 
 
+@functools.lru_cache(maxsize=64)  # most offers share one of a few spreads
 def mean_factor(spread: float) -> float:
     """The mean of a log-normal over its median, exp(spread² / 2), for spreads up to ``WIDEST``."""
     return math.exp(min(max(0.0, spread), WIDEST) ** 2 / 2)
@@ -106,6 +109,6 @@ def _prior_compute_s(task: Task, offer: Offer) -> float:
         cores = max(offer.gpu.count, 1)
         return flops / (CPU_FLOPS_PER_CORE * cores) + task.size.read_bytes / CPU_MEMORY
     peak = data.fp32 if task.spec.numerics is Numerics.FP32 else data.fp16
-    return max(
-        flops / (peak * ACHIEVED_FLOPS), task.size.read_bytes / (data.memory * ACHIEVED_MEMORY)
-    )
+    computing_s = flops / (peak * ACHIEVED_FLOPS)
+    reading_s = task.size.read_bytes / (data.memory * ACHIEVED_MEMORY)
+    return computing_s if computing_s >= reading_s else reading_s

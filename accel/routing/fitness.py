@@ -63,7 +63,7 @@ def _too_dear(offer: Offer, expected: Estimate, funds: Funds | None) -> str:
     cost = expected.cost.amount
     if offer.billing is Billing.SECONDS and offer.rate.free:
         return "it says its price is zero and bills by the second: that cannot be"
-    if not math.isfinite(expected.timing.total_s) or cost >= UNPAYABLE:
+    if cost >= UNPAYABLE or not math.isfinite(expected.timing.total_s):
         return "its expected time or price is beyond all reckoning"
     left_s = offer.quota_left_s
     if left_s is not None and (left_s <= 0 or billed_s(expected.timing) > left_s):

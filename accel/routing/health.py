@@ -40,12 +40,14 @@ FIRST_S = 10.0
 # that became slower would else be cut off for ever.
 MOST_DOUBLINGS = 10
 EARLY_S = 1e-6  # the loop may wake a sleeper this much too early
+_CLOSED = Phase.CLOSED
+_FREE_TO_GO: tuple[str, float | None] = ("", None)
 
 
 class _Line:
     """One (provider, stage, model)."""
 
-    __slots__ = ("_last", "beaten", "breaker", "ceiling", "success", "timeouts", "track")
+    __slots__ = ("_last", "beaten", "breaker", "ceiling", "said", "success", "timeouts", "track")
 
     def __init__(self, chance: random.Random) -> None:
         self._last: tuple[View, int, Measured] | None = None
@@ -53,6 +55,7 @@ class _Line:
         self.success, self.track = Success(), Track()
         self.timeouts = 0  # in a row
         self.beaten = False  # by a hedge, and not heard of since
+        self.said: Standing | None = None  # what the policy was told last
 
     def scaled(self, view: View, size: int) -> Measured:
         """What was measured of the median size, for this one: computing grows with it, the way does not.
@@ -103,15 +106,25 @@ class Health:
         self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
-        """What the policy may know of ``provider`` for ``task``."""
+        """What the policy may know of ``provider`` for ``task``; the same object while that is the same, so
+        that who keeps it can tell by identity.
+        """
         line, place = self._line(provider, task.spec), self._place(provider)
         view = line.track.view(task.size)
         measured = line.scaled(view, amount(task.size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
-            return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
-        blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
-        return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
+            blocked, again_s, queue_s = "", None, self._backlog_s(now)
+        else:
+            blocked, again_s = self._refusal(line, place, task.size, now) or _FREE_TO_GO
+            queue_s = place.limiter.queue_s
+        said = line.said
+        if (
+            said is None or said.success != success or said.measured is not measured
+            or said.queue_s != queue_s or said.blocked != blocked or said.again_s != again_s
+        ):  # fmt: skip
+            said = line.said = Standing(provider, blocked, again_s, queue_s, success, measured)
+        return said
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
         """Fold in an attempt that another process, or an earlier run, recorded; it ended at ``at``.
@@ -262,11 +275,15 @@ class Health:
     def _refusal(
         self, line: _Line, place: _Place, size: Size, now: float
     ) -> tuple[str, float | None] | None:
-        if closed := place.account.refusal(now):
+        account, breaker = place.account, line.breaker
+        # asked of every provider in every decision: mostly all is well, and nobody needs to be called
+        if account.phase is not _CLOSED and (closed := account.refusal(now)):
             return "its key or quota was refused", closed[1]
         if place.paused_until - now > EARLY_S:
             return "it asked to be left alone", place.paused_until - now
-        return line.breaker.refusal(now) or line.ceiling.refusal(size, now)
+        if breaker.phase is not _CLOSED and (closed := breaker.refusal(now)):
+            return closed
+        return line.ceiling.refusal(size, now)
 
     def _backlog_s(self, now: float) -> float:
         """Compute seconds before this machine, which takes everything and does it one after another."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -136,12 +137,13 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
         away = task.spec.stage is Stage.ANSWER and c.offer.provider != LOCAL
         c.key = (c.lateness is Lateness.COLD, c.place, c.lateness, away, not c.gratis, c.score)
     _give_up_here(fit)
-    reckoned = [c for c in fit if math.isfinite(c.score)]
-    if len(reckoned) < len(fit):
+    reckoned = fit
+    if not math.isfinite(sum([c.score for c in fit])):
+        reckoned = [c for c in fit if math.isfinite(c.score)]
         beyond = "its score in dollars is beyond all reckoning"
         refused += [Refusal(c.offer.provider, beyond) for c in fit if not math.isfinite(c.score)]
     ordered = _order(reckoned, state, draw)
-    refused.sort(key=_refusal_key)  # whatever order they were asked in
+    refused.sort(key=_REFUSAL_KEY)  # whatever order they were asked in
     explained = explain(task, ordered, state.order, state.fallback)
     return Route(task.id, explained, tuple(refused), POLICY, draw)
 
@@ -183,9 +185,9 @@ def _give_up_here(fit: list[Candidate]) -> None:
     The request is as good as lost here, and would only lengthen the queue for those behind it; sent to the
     cold one, it starts a worker for them.
     """
-    late = [c for c in fit if c.lateness is Lateness.LATE]
+    # the first is in time, as a rule, and settles it
     if any(c.lateness < Lateness.LATE for c in fit) or any(
-        c.on_time * c.expected.success >= HOPELESS for c in late
+        c.lateness is Lateness.LATE and c.on_time * c.expected.success >= HOPELESS for c in fit
     ):
         return
     for c in fit:
@@ -227,7 +229,7 @@ def _order(fit: list[Candidate], state: State, draw: float) -> list[Candidate]:
         told = f"{draw!r}|{c.offer.provider}|{c.offer.id}".encode()
         return c.key, hashlib.blake2b(told, digest_size=8).digest()
 
-    ordered = sorted(fit, key=_key)
+    ordered = sorted(fit, key=_KEY)
     if any(a.key == b.key for a, b in itertools.pairwise(ordered)):
         ordered = sorted(fit, key=tie)
     if state.fallback and len(ordered) > 2:
@@ -239,12 +241,8 @@ def _order(fit: list[Candidate], state: State, draw: float) -> list[Candidate]:
     return ordered
 
 
-def _key(c: Candidate) -> Key:
-    return c.key
-
-
-def _refusal_key(refusal: Refusal) -> tuple[str, str]:
-    return refusal.provider, refusal.reason
+_KEY = operator.attrgetter("key")
+_REFUSAL_KEY = operator.attrgetter("provider", "reason")
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:

@@ -28,6 +28,7 @@ Z_999 = 3.0902  # the standard normal's 99.9th percentile
 # Share of successes: Beta prior of five tries at the 95 % that we aim for. Each new result makes the older
 # ones count 2 % less, and time makes them fade, by 1/e in FORGET_S: who was bad is tried again.
 PRIOR_OK, PRIOR_FAILED = 4.75, 0.25
+UNTRIED = PRIOR_OK / (PRIOR_OK + PRIOR_FAILED)
 FORGET, FORGET_S = 0.98, 300.0
 # how long a size is taken not to fit
 TOO_LARGE_S, REJECTED_S = 1800.0, 300.0
@@ -79,6 +80,8 @@ class Track:
 
     def view(self, size: Size) -> View | None:
         """What is known of such sizes; None below ``LEAST`` samples."""
+        if self._added < LEAST:
+            return None
         octave = amount(size).bit_length()
         kept = self._views.get(octave)
         if kept is None or kept[0] <= self._added:
@@ -132,6 +135,8 @@ class Success:
 
     def share(self, now: float) -> float:
         """From 0 to 1."""
+        if not self._ok and not self._failed:
+            return UNTRIED
         fade = math.exp(-max(0.0, now - self._at) / FORGET_S)
         ok, failed = PRIOR_OK + self._ok * fade, PRIOR_FAILED + self._failed * fade
         return ok / (ok + failed)
