@@ -28,6 +28,7 @@ from accel.fleet.leases import Patience
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
 from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.ledger.limits import LAUNCHES_PER_HOUR
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
 from accel.providers import terms
@@ -247,4 +248,5 @@ def limits(settings: config.Settings, realm: Realm) -> Limits:
     }
     if realm is Realm.SANDBOX and not caps and not settings.credits:
         caps = {("", Period.MONTH): PLAY_MONEY}
-    return Limits(caps, dict(settings.credits), settings.alerts.at)
+    launches = LAUNCHES_PER_HOUR if settings.launches_per_hour is None else settings.launches_per_hour
+    return Limits(caps, dict(settings.credits), settings.alerts.at, launches)
