@@ -25,6 +25,7 @@ from accel.core.task import Complexity, Need, Spec, Task
 from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
+from accel.fleet.replicas import Replicas
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
 from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
@@ -76,8 +77,9 @@ class GPUAccelerator:
         self.health = Health(random.Random(runtime.random.random()))
         self.journal = Journal(ledger, budgets)
         self._warmer = Warmer(preference.value_of_deadline)
+        self.replicas = Replicas(board, ledger, budgets, runtime, patience)
         self._live = LiveRunner(
-            board, self.journal, self.health, cache, runtime, self._state, self._warmer
+            board, self.journal, self.health, cache, runtime, self._state, self._warmer, self.replicas
         )
         self._jobs = JobRunner(
             board, ledger, budgets, runtime, folder, self._state, self.health, patience
@@ -96,7 +98,7 @@ class GPUAccelerator:
 
     async def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give for ``need`` now."""
-        return await self.board.offers(need)
+        return self.replicas.shown(await self.board.offers(need), need)
 
     async def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
         """What every provider would give now, and the route that ``task`` would take. Nothing is run.
@@ -105,7 +107,7 @@ class GPUAccelerator:
         """
         await self._usable(task)
         route, _ = await self._live.route(task)
-        return await self.board.offers(task.need), route
+        return await self.offers(task.need), route
 
     async def run(self, task: Task, request: Envelope, parent: str = "") -> Result[Envelope]:
         """Run a live task: cache first, then the offers in order until one answer validates.
@@ -137,6 +139,7 @@ class GPUAccelerator:
     async def close(self) -> None:
         """Give up what runs beside the requests. The ledger and the cache stay open."""
         await self._warmer.close()
+        await self.replicas.close()
 
     def explain(self, ident: str) -> tuple[decisions.Decision, ...]:
         """The decisions behind a query, task or decision id."""
@@ -185,12 +188,14 @@ async def open_accelerator(
     realm: Realm = Realm.REAL, *, worker: Worker | None = None, asked: Sequence[str] = (),
     access: Mapping[str, keys.Access] | None = None, home: Path | None = None,
     patience: Patience = Patience(), use_cache: bool = True,  # noqa: B008 - a frozen value
+    adopt: bool = True,
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
 
     asked: providers wanted for this very use, before those of the settings. home: where ledger, cache
     and jobs lie. access: how each provider is reached; in the real realm the person's own keys are read when
-    it is not given. Raises SettingsError for a key that cannot be one.
+    it is not given. adopt: take over live replicas that processes which are gone have left. Raises
+    SettingsError for a key that cannot be one.
     """
     settings, runtime = config.load_settings(), Runtime.production()
     root = (home or environment.workdir()) / realm.value
@@ -213,6 +218,8 @@ async def open_accelerator(
             preference(settings, asked), patience,
         )  # fmt: skip
         accelerator.recall()
+        if adopt:
+            await accelerator.replicas.recover()
         channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
         async with delivering(ledger, channel, runtime):
             try:

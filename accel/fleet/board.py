@@ -88,6 +88,10 @@ class Board:
                 self._kept[provider, need] = (at - FRESH_S, answer)
                 self._whole.pop(need, None)
 
+    def forbids(self, name: str, need: Need) -> bool:
+        """Whether the provider's terms forbid it."""
+        return self._refusal(name, need) is not None
+
     def _refusal(self, name: str, need: Need) -> Unfit | None:
         """What the terms say; they do not change while we run."""
         known = (name, need)

@@ -3,8 +3,8 @@
 What is rented is a row from before its creation on. ``refusal`` is asked in the transaction that writes the
 row, so that its answer holds with any number of processes:
 
-- **Launches** of what bills seconds are counted by the hour. An empty listing once made a controller launch for
-  ever (skypilot#10517); whatever goes wrong here, no more than so many are started.
+- **Launches** of what bills seconds are counted by the hour. An empty listing once made a controller launch
+  for ever (skypilot#10517); whatever goes wrong here, no more than so many are started.
 - **Claims**: an exclusive offer belongs to the row until the provider confirms the end, or its time is over.
 - **Replicas**: one per provider. Its users are the processes that may call it; the last one that leaves gives
   it back, and is the only one that may (``closing``). What dead processes used belongs to who comes first.
@@ -82,8 +82,8 @@ def refusal(ledger: Ledger, intent: Intent, purpose: Purpose, launches: int) -> 
         return OfferTaken("another process has just opened a replica there", provider=offer.provider)
     if offer.billing is Billing.SECONDS and launched(ledger, now - HOUR) >= launches:
         return TooManyLaunches(
-            f"{offer.provider}: {launches} machines were rented within the last hour, and no more are allowed; "
-            "nothing was started.", hint="See `accel leases`; launches_per_hour in your settings.",
+            f"{offer.provider}: {launches} machines were rented within the last hour, and no more are "
+            "allowed; nothing was started.", hint="See `accel leases`; launches_per_hour in your settings.",
         )  # fmt: skip
     return None
 
@@ -213,9 +213,9 @@ def _read(ledger: Ledger, where: str, *args: object) -> tuple[Rented, ...]:
     found = ledger.rows(f"SELECT {_COLUMNS}, {users} FROM lease WHERE {where} ORDER BY rowid", *args)
     return tuple(
         Rented(
-            ledger.load(Intent, intent), ledger.load(Lease, lease) if lease else None, state, Purpose(purpose),
-            note, datetime.fromisoformat(made_at), datetime.fromisoformat(ends_by), bool(ready_at), closing,
-            tuple(json.loads(owners)),
+            ledger.load(Intent, intent), ledger.load(Lease, lease) if lease else None, state,
+            Purpose(purpose), note, datetime.fromisoformat(made_at), datetime.fromisoformat(ends_by),
+            bool(ready_at), closing, tuple(json.loads(owners)),
         )
         for _, state, purpose, intent, lease, note, made_at, ends_by, ready_at, closing, owners in found
     )  # fmt: skip

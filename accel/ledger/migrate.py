@@ -1,8 +1,8 @@
 """The ledger's schema. Guarantee: a ledger of an older schema keeps all that it says, or stays as it was.
 
 Schema 1 had one account per hold, no owners, and every decision with its offers written out twice. Schema 2
-has holds on several accounts, owners, offers stored once, requests and alerts. Schema 3 has what was estimated
-beside what was billed, launches, claims on exclusive offers, and live replicas with their users.
+has holds on several accounts, owners, offers stored once, requests and alerts. Schema 3 has what was
+estimated beside what was billed, launches, claims on exclusive offers, and live replicas with their users.
 """
 
 from __future__ import annotations
