@@ -24,7 +24,8 @@ from accel.core.runtime import Runtime
 from accel.core.task import Complexity, Need, Spec, Task
 from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
-from accel.fleet.leases import Patience
+from accel.fleet.leases import Leases, Patience
+from accel.fleet.reap import Finding, Reaper
 from accel.fleet.replicas import Replicas
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
@@ -77,12 +78,13 @@ class GPUAccelerator:
         self.health = Health(random.Random(runtime.random.random()))
         self.journal = Journal(ledger, budgets)
         self._warmer = Warmer(preference.value_of_deadline)
-        self.replicas = Replicas(board, ledger, budgets, runtime, patience)
+        self.leases = Leases(board, ledger, budgets, patience)
+        self.replicas = Replicas(board, ledger, budgets, runtime, self.leases, patience)
         self._live = LiveRunner(
             board, self.journal, self.health, cache, runtime, self._state, self._warmer, self.replicas
         )
         self._jobs = JobRunner(
-            board, ledger, budgets, runtime, folder, self._state, self.health, patience
+            board, ledger, budgets, runtime, folder, self._state, self.health, patience, self.leases
         )
 
     @property
@@ -135,6 +137,12 @@ class GPUAccelerator:
     def unfinished(self) -> tuple[Job, ...]:
         """Jobs that a crash or an interrupt left on their way."""
         return jobs.unfinished(self.ledger)
+
+    async def reap(self, *, act: bool = False, others: bool = False) -> tuple[Finding, ...]:
+        """What nobody works with any more, at every provider; ``act`` ends it. See ``fleet.reap``."""
+        return await Reaper(
+            self.board, self.ledger, self.leases, self._jobs, act=act, others=others
+        ).run()
 
     async def close(self) -> None:
         """Give up what runs beside the requests. The ledger and the cache stay open."""

@@ -34,6 +34,7 @@ T = TypeVar("T")
 PAID = Rate(from_dollars("0.36"), date(2026, 11, 23), "test")
 ODD = Rate(from_dollars("0.789012347"), date(2026, 11, 23), "test")
 LIMITS = Limits({("", Period.MONTH): NanoUSD(100 * NANO)}, {})
+PATIENCE = Patience(poll_s=1.0, unreachable_s=20.0, lifetime_s=3600.0, idle_s=300.0)
 SPEC = Spec(Stage.EMBED, model="m", dimension=2)
 LOCAL = Nature("local", CPU, "0", per_text_s=1.0, spread=0.0)
 
@@ -64,7 +65,7 @@ class Home:
     runtime: Runtime
     cloud: MockRental
     limits: Limits = LIMITS
-    patience: Patience = Patience(poll_s=1.0, unreachable_s=20.0, lifetime_s=3600.0, idle_s=300.0)
+    patience: Patience = PATIENCE
     asked: tuple[str, ...] = ("cloud",)
     local: bool = True
 

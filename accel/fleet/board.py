@@ -76,9 +76,12 @@ class Board:
         self._whole[need] = (until, whole)
         return tuple(whole.values())
 
-    def forget(self) -> None:
-        """Drop what is kept: something was rented or released."""
-        self._kept.clear()
+    def forget(self, name: str = "") -> None:
+        """Drop what is kept, of one provider or of all: something was rented or released."""
+        if not name:
+            self._kept.clear()
+        for known in [k for k in self._kept if k[0] == name]:
+            del self._kept[known]
         self._whole.clear()
 
     def doubt(self, name: str) -> None:

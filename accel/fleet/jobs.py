@@ -77,10 +77,11 @@ class JobRunner:
     def __init__(
         self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, folder: Path,
         state: Callable[[Task, Sequence[Offer]], State], health: Health, patience: Patience,
+        leases: Leases | None = None,
     ) -> None:  # fmt: skip
         self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
         self._folder, self._state, self._health, self._patience = folder, state, health, patience
-        self._leases = Leases(board, ledger, budgets, patience)
+        self._leases = leases or Leases(board, ledger, budgets, patience)
         self._fresh: set[str] = set()  # intents written by this very process
         self._transfer_s: dict[str, float] = {}
 

@@ -106,11 +106,11 @@ class Replicas:
     """The replicas that this process uses. ``recover`` once, ``close`` at the end."""
 
     def __init__(
-        self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, patience: Patience
-    ) -> None:
+        self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, rented: Leases,
+        patience: Patience,
+    ) -> None:  # fmt: skip
         self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
-        self._patience = patience
-        self._leases = Leases(board, ledger, budgets, patience)
+        self._leases, self._patience = rented, patience
         self._leased = frozenset(
             name for name, p in board.providers.items()
             if isinstance(p, ServesLive) and not isinstance(p, StandsBy)
@@ -333,7 +333,7 @@ class Replicas:
             await self._leases.end(intent, failure)
         except AccelError as away:  # the ledger, or an adapter that is not set up: `accel reap` ends it
             log.warning("%s could not be given back: %s", intent.name, away)
-        self._board.doubt(intent.offer.provider)
+        self._board.forget(intent.offer.provider)
 
     def _forget(self, replica: Replica) -> None:
         replica.ending = True

@@ -1,4 +1,4 @@
-"""What it cost, read from the ledger. Guarantee: per lease, shares and idle time add up to the charge, exactly.
+"""What it cost, read from the ledger. Guarantee: per lease, shares and idle time are the charge, exactly.
 
 A job's lease is all its own. A replica's is shared out among the calls that it served, and what is left is
 idle. Where processes that do not see each other's calls counted some seconds twice, or the bill came to less
@@ -70,8 +70,8 @@ def leased(ledger: Ledger, last: int = 1000) -> tuple[LeaseCost, ...]:
         stages[lease][stage] += amount
     held = dict(ledger.rows("SELECT id, amount FROM hold WHERE fund <> 'quota'"))
     charged = {
-        ident: rest
-        for ident, *rest in ledger.rows(
+        ident: (amount, basis, estimated)
+        for ident, amount, basis, estimated in ledger.rows(
             "SELECT hold_id, amount, basis, estimated FROM charge WHERE fund <> 'quota' "
             "AND hold_id IN (SELECT intent_id FROM lease)"
         )
@@ -85,20 +85,17 @@ def leased(ledger: Ledger, last: int = 1000) -> tuple[LeaseCost, ...]:
 
 
 def _cost(
-    rented: Rented, charged: list[int] | None, held: int, used: Counter[str], now: datetime
+    rented: Rented, charged: tuple[int, str, int | None] | None, held: int, used: Counter[str], now: datetime
 ) -> LeaseCost:
-    if charged is not None:
-        charge, basis, estimated = charged
-    else:
-        since_s = max(0.0, (now - rented.made_at).total_seconds())
-        charge, basis, estimated = min(held, rented.intent.offer.rate.cost(since_s)), "so far", None
+    since_s = max(0.0, (now - rented.made_at).total_seconds())
+    charge, basis, estimated = charged or (min(held, rented.intent.offer.rate.cost(since_s)), "so far", None)
     if rented.purpose is Purpose.JOB:
         shares: tuple[tuple[str, NanoUSD], ...] = tuple((stage, NanoUSD(charge)) for stage in list(used)[:1])
     else:
         shares = tuple(sorted(_scaled(used, charge).items()))
     idle = charge - sum(amount for _, amount in shares)
     return LeaseCost(
-        rented, NanoUSD(charge), str(basis), None if estimated is None else NanoUSD(estimated),
+        rented, NanoUSD(charge), basis, None if estimated is None else NanoUSD(estimated),
         NanoUSD(held), shares, NanoUSD(idle),
     )  # fmt: skip
 

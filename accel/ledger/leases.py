@@ -21,7 +21,7 @@ from accel.core.errors import AccelError, OfferTaken, TooManyLaunches
 from accel.core.lease import Intent, Lease
 from accel.core.money import NanoUSD
 from accel.core.offer import Billing
-from accel.ledger.database import instant
+from accel.ledger.database import dump, instant
 from accel.ledger.store import Ledger, claim_of
 
 HOUR = timedelta(hours=1)
@@ -131,6 +131,11 @@ def by_name(ledger: Ledger, provider: str, name: str) -> Rented | None:
     """What this ledger rented under a name."""
     found = _read(ledger, "provider = ? AND name = ?", provider, name)
     return found[0] if found else None
+
+
+def note(ledger: Ledger, intent_id: str, lease: Lease) -> None:
+    """Keep what a provider lists under its name, where nothing was kept of it."""
+    ledger.write("UPDATE lease SET lease = coalesce(lease, ?) WHERE intent_id = ?", dump(lease), intent_id)
 
 
 def charge(ledger: Ledger, intent_id: str) -> tuple[NanoUSD, str, NanoUSD | None] | None:

@@ -1,4 +1,4 @@
-"""Live replicas: opened for calls, shared by processes, ended by the last; their shares and idle are the charge."""
+"""Live replicas: opened for calls, shared by processes, ended by the last; shares and idle are the charge."""
 
 from __future__ import annotations
 
