@@ -8,6 +8,7 @@ from one TOML file; the environment wins. Dollars are decimal. Without any budge
     disabled = ["vast"]                  # never used
     value_of_hour = 1.0                  # dollars that an hour of waiting is worth to you
     value_of_deadline = 0.05             # dollars that a missed deadline costs you
+    launches_per_hour = 20               # machines that may be rented in an hour, over all providers
     accepted_terms = ["kaggle/private data"]
     generator_url = "http://127.0.0.1:11434/v1"
 
@@ -175,6 +176,7 @@ class Settings(BaseSettings):
     accepted_terms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)] = ()
     value_of_hour: NotNegative = 1.0
     value_of_deadline: NotNegative = 0.05
+    launches_per_hour: Annotated[int, Field(ge=0, le=10_000)] | None = None  # see ``ledger.limits``
     priorities: dict[Name, Positive] = {}
     budget: Budget = Budget.model_validate({})
     credits: dict[Name, Dollars] = {}

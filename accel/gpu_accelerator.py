@@ -24,10 +24,13 @@ from accel.core.runtime import Runtime
 from accel.core.task import Complexity, Need, Spec, Task
 from accel.fleet import Board, JobRunner, Journal, LiveRunner
 from accel.fleet.jobs import Event, Finished
-from accel.fleet.leases import Patience
+from accel.fleet.leases import Leases, Patience
+from accel.fleet.reap import Finding, Reaper
+from accel.fleet.replicas import Replicas
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
 from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.ledger.limits import LAUNCHES_PER_HOUR
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
 from accel.providers import terms
@@ -75,11 +78,13 @@ class GPUAccelerator:
         self.health = Health(random.Random(runtime.random.random()))
         self.journal = Journal(ledger, budgets)
         self._warmer = Warmer(preference.value_of_deadline)
+        self.leases = Leases(board, ledger, budgets, patience)
+        self.replicas = Replicas(board, ledger, budgets, runtime, self.leases, patience)
         self._live = LiveRunner(
-            board, self.journal, self.health, cache, runtime, self._state, self._warmer
+            board, self.journal, self.health, cache, runtime, self._state, self._warmer, self.replicas
         )
         self._jobs = JobRunner(
-            board, ledger, budgets, runtime, folder, self._state, self.health, patience
+            board, ledger, budgets, runtime, folder, self._state, self.health, patience, self.leases
         )
 
     @property
@@ -95,7 +100,7 @@ class GPUAccelerator:
 
     async def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give for ``need`` now."""
-        return await self.board.offers(need)
+        return self.replicas.shown(await self.board.offers(need), need)
 
     async def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
         """What every provider would give now, and the route that ``task`` would take. Nothing is run.
@@ -104,7 +109,7 @@ class GPUAccelerator:
         """
         await self._usable(task)
         route, _ = await self._live.route(task)
-        return await self.board.offers(task.need), route
+        return await self.offers(task.need), route
 
     async def run(self, task: Task, request: Envelope, parent: str = "") -> Result[Envelope]:
         """Run a live task: cache first, then the offers in order until one answer validates.
@@ -133,9 +138,16 @@ class GPUAccelerator:
         """Jobs that a crash or an interrupt left on their way."""
         return jobs.unfinished(self.ledger)
 
+    async def reap(self, *, act: bool = False, others: bool = False) -> tuple[Finding, ...]:
+        """What nobody works with any more, at every provider; ``act`` ends it. See ``fleet.reap``."""
+        return await Reaper(
+            self.board, self.ledger, self.leases, self._jobs, act=act, others=others
+        ).run()
+
     async def close(self) -> None:
         """Give up what runs beside the requests. The ledger and the cache stay open."""
         await self._warmer.close()
+        await self.replicas.close()
 
     def explain(self, ident: str) -> tuple[decisions.Decision, ...]:
         """The decisions behind a query, task or decision id."""
@@ -184,12 +196,14 @@ async def open_accelerator(
     realm: Realm = Realm.REAL, *, worker: Worker | None = None, asked: Sequence[str] = (),
     access: Mapping[str, keys.Access] | None = None, home: Path | None = None,
     patience: Patience = Patience(), use_cache: bool = True,  # noqa: B008 - a frozen value
+    adopt: bool = True,
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
 
     asked: providers wanted for this very use, before those of the settings. home: where ledger, cache
     and jobs lie. access: how each provider is reached; in the real realm the person's own keys are read when
-    it is not given. Raises SettingsError for a key that cannot be one.
+    it is not given. adopt: take over live replicas that processes which are gone have left. Raises
+    SettingsError for a key that cannot be one.
     """
     settings, runtime = config.load_settings(), Runtime.production()
     root = (home or environment.workdir()) / realm.value
@@ -212,6 +226,8 @@ async def open_accelerator(
             preference(settings, asked), patience,
         )  # fmt: skip
         accelerator.recall()
+        if adopt:
+            await accelerator.replicas.recover()
         channel = Channel.of(settings.alerts.webhook, settings.alerts.command.get_secret_value())
         async with delivering(ledger, channel, runtime):
             try:
@@ -247,4 +263,5 @@ def limits(settings: config.Settings, realm: Realm) -> Limits:
     }
     if realm is Realm.SANDBOX and not caps and not settings.credits:
         caps = {("", Period.MONTH): PLAY_MONEY}
-    return Limits(caps, dict(settings.credits), settings.alerts.at)
+    launches = LAUNCHES_PER_HOUR if settings.launches_per_hour is None else settings.launches_per_hour
+    return Limits(caps, dict(settings.credits), settings.alerts.at, launches)

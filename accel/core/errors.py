@@ -10,15 +10,18 @@
     ├── TermsError            the provider's terms forbid it: carries the clause
     ├── LedgerError           the durable record cannot be read or written
     │   └── OverBudget        the reservation would pass a limit: nothing was started
+    │       └── TooManyLaunches   so many machines were rented within the hour already
     ├── ProviderError         one provider, one call; the class decides what routing does next
     │   ├── Unreachable       no answer: connection, DNS, time-out, 5xx
     │   ├── RateLimited       429: slow down, not broken
     │   ├── NoCapacity        nothing free now: queue again later
+    │   │   └── OfferTaken    this one machine is rented already
     │   ├── QuotaExhausted    nothing free until the quota refreshes
     │   ├── Unauthorised      401, 402, 403: disabled until the person mends it
     │   ├── Rejected          4xx: this request will never be taken by this provider
     │   ├── OutOfMemory       this size on this GPU is infeasible
     │   ├── Preempted         the machine was taken away; nobody did wrong
+    │   ├── Reaped            nobody worked on it any more, and `accel reap` ended it
     │   ├── JobFailed         the far end ran and failed
     │   ├── BadOutput         the far end answered with something that does not validate
     │   └── TimedOut          our deadline passed first
@@ -96,6 +99,10 @@ class OverBudget(LedgerError):
     """A reservation would pass a limit. Nothing was started and nothing is held."""
 
 
+class TooManyLaunches(OverBudget):
+    """As many machines as are allowed were rented in the last hour. Nothing was started."""
+
+
 class Retry(StrEnum):
     """What the cascade may do after a provider error."""
 
@@ -155,6 +162,10 @@ class NoCapacity(ProviderError):
     blame = Blame.NOBODY
 
 
+class OfferTaken(NoCapacity):
+    """An offer that is one machine, which another lease of this home has, or may still have."""
+
+
 class QuotaExhausted(ProviderError):
     """The free quota is used up. ``resets_at`` is UTC, when the provider tells."""
 
@@ -189,6 +200,12 @@ class OutOfMemory(ProviderError):
 
 class Preempted(ProviderError):
     """The machine was taken away in the middle."""
+
+    blame = Blame.NOBODY
+
+
+class Reaped(ProviderError):
+    """No process worked on it any more, so that ``accel reap`` ended what it had rented."""
 
     blame = Blame.NOBODY
 

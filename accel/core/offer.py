@@ -55,10 +55,11 @@ class Offer:
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
     begins (UTC), where the provider tells. exclusive: this very offer is one machine, which can be rented
-    once. cold_s: expected seconds to the first useful instruction; wait_s: expected queue seconds.
-    round_trip_s and seconds_per_byte: the way there and back. resident: content hashes (indexes, models)
-    already there; movable: those that can be brought there, which ``cold_s`` counts. as_of: UTC. Raises
-    ValueError for a duration that is negative or not finite.
+    once. lease_id: of what stands rented already, whose hold covers every call on it. cold_s: expected
+    seconds to the first useful instruction; wait_s: expected queue seconds. round_trip_s and
+    seconds_per_byte: the way there and back. resident: content hashes (indexes, models) already there;
+    movable: those that can be brought there, which ``cold_s`` counts. as_of: UTC. Raises ValueError for a
+    duration that is negative or not finite.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Offer:
     quota_s: float | None = None
     quota_resets_at: datetime | None = None
     exclusive: bool = False
+    lease_id: str = ""
     movable: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:

@@ -76,9 +76,12 @@ class Board:
         self._whole[need] = (until, whole)
         return tuple(whole.values())
 
-    def forget(self) -> None:
-        """Drop what is kept: something was rented or released."""
-        self._kept.clear()
+    def forget(self, name: str = "") -> None:
+        """Drop what is kept, of one provider or of all: something was rented or released."""
+        if not name:
+            self._kept.clear()
+        for known in [k for k in self._kept if k[0] == name]:
+            del self._kept[known]
         self._whole.clear()
 
     def doubt(self, name: str) -> None:
@@ -87,6 +90,10 @@ class Board:
             if provider == name:
                 self._kept[provider, need] = (at - FRESH_S, answer)
                 self._whole.pop(need, None)
+
+    def forbids(self, name: str, need: Need) -> bool:
+        """Whether the provider's terms forbid it."""
+        return self._refusal(name, need) is not None
 
     def _refusal(self, name: str, need: Need) -> Unfit | None:
         """What the terms say; they do not change while we run."""

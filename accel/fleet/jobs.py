@@ -12,8 +12,10 @@ next offer, with this machine as the last.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,26 +26,29 @@ from accel.core.errors import (
     AccelError,
     EveryAttemptFailed,
     JobFailed,
+    OfferTaken,
     OverBudget,
     ProviderError,
+    Reaped,
     Retry,
     TimedOut,
     Unreachable,
     UsageError,
 )
 from accel.core.lease import Intent, Lease
-from accel.core.money import Basis, Cost
+from accel.core.money import Cost
 from accel.core.offer import Billing, Offer, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Task
 from accel.fleet.board import Board
-from accel.fleet.leases import BatchProvider, Leases, Patience
+from accel.fleet.leases import BatchProvider, Ending, Leases, Patience
 from accel.ledger import Budgets, Job, JobStep, Ledger, decisions, jobs
 from accel.providers.base import JobState
 from accel.routing import Health, State, rank
 from accel.worker.artefacts import JobResult, read_result
 from accel.worker.bundle import Bundle
 
+RACES = 5  # offers of one provider that may be lost to other processes before it is passed over
 GRACE_S = 60.0  # for a provider to notice that a job has ended itself
 
 
@@ -72,10 +77,11 @@ class JobRunner:
     def __init__(
         self, board: Board, ledger: Ledger, budgets: Budgets, runtime: Runtime, folder: Path,
         state: Callable[[Task, Sequence[Offer]], State], health: Health, patience: Patience,
+        leases: Leases | None = None,
     ) -> None:  # fmt: skip
         self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
         self._folder, self._state, self._health, self._patience = folder, state, health, patience
-        self._leases = Leases(board, ledger, budgets, patience)
+        self._leases = leases or Leases(board, ledger, budgets, patience)
         self._fresh: set[str] = set()  # intents written by this very process
         self._transfer_s: dict[str, float] = {}
 
@@ -95,14 +101,11 @@ class JobRunner:
 
         Raises EveryAttemptFailed when no offer did it, AccelError when another process works on it.
         """
-        lock = FileLock(jobs.get(self._ledger, job_id).folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise AccelError(
-                f"another process is working on job {job_id}.", hint="Wait for it, or stop it."
-            ) from None
-        try:
+        with self._locked(job_id) as mine:
+            if not mine:
+                raise AccelError(
+                    f"another process is working on job {job_id}.", hint="Wait for it, or stop it."
+                )
             job = jobs.get(self._ledger, job_id)
             while not job.step.terminal:
                 on_event(self._event(job))
@@ -113,6 +116,38 @@ class JobRunner:
                 subject = f"job {job.id} failed" if attempts else f"job {job.id}: {job.error}"
                 raise EveryAttemptFailed(subject, attempts)
             return Finished(job, self._verified(job), attempts)
+
+    async def give_up(self, job_id: str) -> Job | None:
+        """End what a job rented that no process works on: a result that is there is brought home, else what
+        it did there is lost, and it goes back into the queue. None when a process does work on it, or nothing
+        is rented for it."""
+        with self._locked(job_id) as mine:
+            job = jobs.get(self._ledger, job_id)
+            if not mine or job.step.terminal or job.step is JobStep.QUEUED:
+                return None
+            while job.step in (JobStep.FINISHED, JobStep.FETCHED):
+                job = await self._step(job, lambda _: None)
+            if job.step in (JobStep.DONE, JobStep.QUEUED):
+                return job
+            name = self._provider_name(job)
+            return await self._give_up(job, Reaped(f"no process worked on job {job_id}", provider=name))
+
+    def worked_on(self, job_id: str) -> bool:
+        """Whether a process works on a job now."""
+        with self._locked(job_id) as mine:
+            return not mine
+
+    @contextlib.contextmanager
+    def _locked(self, job_id: str) -> Iterator[bool]:
+        """Whether the job is this process's now, and for how long."""
+        lock = FileLock(jobs.get(self._ledger, job_id).folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
         finally:
             lock.release()
 
@@ -137,11 +172,7 @@ class JobRunner:
     async def _choose(self, job: Job) -> Job:
         """Rank the fresh offers, without the providers that failed this job, and reserve for the first."""
         task = job.task
-        failed = tuple(
-            Refusal(a.provider, a.detail or a.error)
-            for a in self._ledger.attempts(task.id)
-            if a.outcome is not Outcome.OK
-        )
+        failed = _failed(self._ledger.attempts(task.id))
         answers = await self._board.offers(task.need)
         offers = tuple(a for a in answers if isinstance(a, Offer))
         state = dataclasses.replace(self._state(task, offers), failed=failed)
@@ -165,7 +196,8 @@ class JobRunner:
             )  # fmt: skip
             try:
                 job = jobs.intend(self._ledger, self._budgets, job, intent, decision)
-            except OverBudget as refused:
+            except (OverBudget, OfferTaken) as refused:
+                self._board.forget()
                 self._record_failure(job, intent, refused)
                 return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused)[:500])
         self._fresh.add(intent.id)
@@ -181,8 +213,9 @@ class JobRunner:
         return jobs.advance(self._ledger, job, JobStep.LEASED)
 
     async def _start(self, job: Job) -> Job:
-        provider, lease = self._leased(job)
-        await provider.start(lease, job.folder / "bundle")
+        _, intent, _ = self._ledger.lease(job.intent_id)
+        _, lease = self._leased(job)
+        await self._leases.up(intent, lease, job.folder / "bundle")
         return jobs.advance(self._ledger, job, JobStep.RUNNING)
 
     async def _await_end(self, job: Job, on_event: Callable[[Event], None]) -> Job:
@@ -193,7 +226,10 @@ class JobRunner:
         ends = answered + max(0.0, left_s) + GRACE_S
         while True:
             try:
-                progress = await provider.poll(lease)
+                async with asyncio.timeout(max(1.0, self._patience.unreachable_s)):
+                    progress = await provider.poll(lease)
+            except TimeoutError:
+                raise Unreachable("no answer to a poll", provider=provider.name) from None
             except Unreachable:
                 if self._clock() - answered > self._patience.unreachable_s:
                     raise
@@ -250,7 +286,7 @@ class JobRunner:
             id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
             realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.OK,
             timing=Timing(wait_s, cold_s, transfer_s, compute_s), lease_id=lease.id,
-            cost=Cost(intent.offer.rate.cost(ending.used_s), Basis.ESTIMATED), used_s=ending.used_s,
+            cost=ending.cost(intent.offer), used_s=ending.used_s,
         )  # fmt: skip
         with self._ledger.transaction():
             self._record(job, attempt)
@@ -263,19 +299,19 @@ class JobRunner:
         self._board.forget()
         ending = await self._leases.release(intent, used_s=self._elapsed_s(intent), failure=failure)
         with self._ledger.transaction():
-            self._record_failure(job, intent, failure, ending.used_s)
+            self._record_failure(job, intent, failure, ending)
             self._leases.book(intent, ending)
             return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(failure)[:500])
 
     def _record_failure(
-        self, job: Job, intent: Intent, failure: AccelError, used_s: float = 0.0
+        self, job: Job, intent: Intent, failure: AccelError, ending: Ending | None = None
     ) -> None:
         attempt = Attempt(
             id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
             realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.FAILED,
             timing=Timing(wait_s=self._elapsed_s(intent)),
-            cost=Cost(intent.offer.rate.cost(used_s), Basis.ESTIMATED),
-            error=type(failure).__name__, detail=str(failure)[:500], used_s=used_s,
+            lease_id=intent.id if ending else "", cost=ending.cost(intent.offer) if ending else Cost(),
+            error=type(failure).__name__, detail=str(failure)[:500], used_s=ending.used_s if ending else 0.0,
         )  # fmt: skip
         self._record(job, attempt)
 
@@ -314,3 +350,15 @@ class JobRunner:
             self._result_folder(job), task_id=job.task.id, spec=job.task.spec.fields(),
             provider=self._provider_name(job),
         )  # fmt: skip
+
+
+def _failed(attempts: Sequence[Attempt]) -> tuple[Refusal, ...]:
+    """Who is not asked again for this job. What was reaped did no wrong, and neither did who was outrun for
+    an offer, but for the last of ``RACES``."""
+    outrun = Counter(a.provider for a in attempts if a.error == OfferTaken.__name__)
+    return tuple(
+        Refusal(a.provider, a.detail or a.error)
+        for a in attempts
+        if a.outcome is not Outcome.OK and a.error != Reaped.__name__
+        and (a.error != OfferTaken.__name__ or outrun[a.provider] >= RACES)
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from accel.core.attempt import Attempt, Route, Scored
 from accel.core.errors import LedgerError, OverBudget
 from accel.core.offer import Billing, Offer
 from accel.core.task import Task
+from accel.fleet.replicas import Use
 from accel.ledger import Budgets, Ledger, decisions, requests
 from accel.ledger.requests import Request
 from accel.routing import Inputs
@@ -53,9 +54,9 @@ class Journal:
         """Entries that wait for a ledger that can be written."""
         return len(self._backlog)
 
-    def of(self, entry: Entry) -> Books:
-        """The books of one request."""
-        return Books(self, entry)
+    def of(self, entry: Entry, meter: Callable[[Offer], Use | None] = lambda offer: None) -> Books:
+        """The books of one request. meter: of the lease that covers calls on an offer, if one does."""
+        return Books(self, entry, meter)
 
     def reserve(self, entry: Entry, attempt_id: str, offer: Offer, bound_s: float) -> None:
         """Hold the worst case of one try. Raises OverBudget or LedgerError; then nothing may be sent."""
@@ -106,13 +107,24 @@ class Journal:
 class Books:
     """What the cascade writes of one request; see ``routing.cascade.Books``."""
 
-    def __init__(self, journal: Journal, entry: Entry) -> None:
-        self._journal, self._entry = journal, entry
+    def __init__(
+        self, journal: Journal, entry: Entry, meter: Callable[[Offer], Use | None]
+    ) -> None:
+        self._journal, self._entry, self._meter = journal, entry, meter
+        self._uses: dict[int, Use] = {}
 
-    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> None:
-        """Reserve before a dispatch, where anything is to be paid. Raises OverBudget or LedgerError."""
+    def use(self, scored: Scored) -> Use | None:
+        """The meter of the last try on an offer that a lease covers."""
+        return self._uses.get(id(scored))
+
+    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> Use | None:
+        """Reserve before a dispatch, where anything is to be paid and no lease covers it: its hold does.
+        Raises OverBudget or LedgerError."""
         if scored.offer.billing is Billing.NOTHING:
-            return
+            return None
+        if use := self._meter(scored.offer):
+            self._uses[id(scored)] = use
+            return use
         if bound_s is None:
             raise OverBudget(f"{scored.offer.provider}: a try without an end cannot be reserved for.")
         if scored.offer.billing is Billing.QUOTA:
@@ -120,6 +132,7 @@ class Books:
             # for the longest patience, the last minutes of any quota could not be used.
             bound_s = min(bound_s, tail_s(scored.estimate))
         self._journal.reserve(self._entry, attempt_id, scored.offer, bound_s)
+        return None
 
     def close(self, attempt: Attempt) -> None:
         """Note how a try ended. A failed one that held money gives it back at once."""

@@ -18,13 +18,14 @@ from accel.core.errors import EveryAttemptFailed, ProviderError
 from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.offer import Billing, Offer, Unfit
 from accel.core.runtime import Runtime
-from accel.core.task import Stage, Task
+from accel.core.task import Need, Stage, Task
 from accel.fleet.answers import validate
 from accel.fleet.board import PROBE_S, Board
-from accel.fleet.journal import Entry, Journal
+from accel.fleet.journal import Books, Entry, Journal
+from accel.fleet.replicas import Replicas, Use
 from accel.fleet.warmth import Warmer
 from accel.ledger.requests import Request
-from accel.providers.base import Provider, ServesLive, StandsBy
+from accel.providers.base import Provider, StandsBy
 from accel.routing import Health, Inputs, State, Tried, cascade, rank
 from accel.wire import Envelope
 
@@ -39,8 +40,9 @@ class LiveRunner:
 
     def __init__(
         self, board: Board, journal: Journal, health: Health, cache: ExactCache | None, runtime: Runtime,
-        state: Callable[[Task, Sequence[Offer]], State], warmer: Warmer,
+        state: Callable[[Task, Sequence[Offer]], State], warmer: Warmer, replicas: Replicas,
     ) -> None:  # fmt: skip
+        self._replicas = replicas
         self._board, self._journal, self._health, self._cache = board, journal, health, cache
         self._runtime, self._state, self._warmer = runtime, state, warmer
         self._prices: dict[Stage, float] = {}  # nano-dollars an item, of the cheapest paid offer last seen
@@ -81,8 +83,9 @@ class LiveRunner:
         self._warmer.consider(part, route, lambda cold: self._warm_up(part, missing, wanted, cold))
         # what reading the cache and asking the providers took is gone
         left_s = None if ends is None else max(ends - clock(), 1e-3)
+        books = self._journal.of(entry, self._replicas.meter)
         output, attempts = await cascade(
-            part, route, lambda scored: self._call(missing, scored), self._journal.of(entry), self._health,
+            part, route, lambda scored: self._call(missing, scored, part.need, books), books, self._health,
             self._runtime, left_s=left_s,
         )  # fmt: skip
         self._note(entry, attempts)
@@ -120,10 +123,11 @@ class LiveRunner:
         """Run a request where it comes too late for its asker, to its end."""
         task = dataclasses.replace(task, id=f"{task.id}-warm", within_s=None, target_s=None)
         entry = Entry(task, "")
+        books = self._journal.of(entry, self._replicas.meter)
         try:
             output, _ = await cascade(
-                task, Route(task.id, (cold,)), lambda scored: self._call(request, scored),
-                self._journal.of(entry), self._health, self._runtime, most=1,
+                task, Route(task.id, (cold,)), lambda scored: self._call(request, scored, task.need, books),
+                books, self._health, self._runtime, most=1,
             )  # fmt: skip
             if self._cache:
                 await self._runtime.offload(self._cache.put_many, items.split(task, output, keys))
@@ -134,7 +138,7 @@ class LiveRunner:
     async def route(self, task: Task, entry: Entry | None = None) -> tuple[Route, str]:
         """Where ``task`` would go now, and the id of that decision; noted in ``entry`` if there is one."""
         patience_s = PROBE_S if task.within_s is None else min(PROBE_S, PATIENCE * task.within_s)
-        answers = await self._board.offers(task.need, patience_s)
+        answers = self._replicas.shown(await self._board.offers(task.need, patience_s), task.need)
         offers = tuple([a for a in answers if isinstance(a, Offer)])
         unfit = tuple([a for a in answers if isinstance(a, Unfit)]) if len(offers) < len(answers) else ()
         draw = self._runtime.random.random()
@@ -146,14 +150,16 @@ class LiveRunner:
             self._note_price(task, route)
         return route, decision
 
-    async def _call(self, request: Envelope, scored: Scored) -> Tried[Envelope]:
+    async def _call(
+        self, request: Envelope, scored: Scored, need: Need, books: Books
+    ) -> Tried[Envelope]:
         """One try: one call on the wire, validated."""
         offer = scored.offer
         provider = self._board.providers[offer.provider]
+        if use := books.use(scored):
+            return await self._call_on_lease(request, offer, need, use)
         if not _stands_by(provider):
-            serves = isinstance(provider, ServesLive)
-            reason = "no live lease is open there" if serves else "it serves no live tasks"
-            raise ProviderError(reason, provider=offer.provider)
+            raise ProviderError("it serves no live tasks", provider=offer.provider)
         clock = asyncio.get_running_loop().time
         began = clock()
         output = await provider.call(provider.standing_lease(), request)
@@ -162,6 +168,20 @@ class LiveRunner:
         cold, compute = float(output.meta.get("cold_s", 0.0)), float(output.meta.get("compute_s", 0.0))
         timing = Timing(0.0, cold, max(0.0, elapsed - cold - compute), compute)
         return Tried(output, timing, Cost(offer.rate.cost(elapsed), Basis.ESTIMATED), used_s=elapsed)
+
+    async def _call_on_lease(
+        self, request: Envelope, offer: Offer, need: Need, use: Use
+    ) -> Tried[Envelope]:
+        """The same on a replica; what was waited for it to open is its cold start."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        output = await self._replicas.call(use, offer, need, request)
+        elapsed = clock() - began - use.waited_s
+        validate(request, output, offer.provider)
+        cold, compute = float(output.meta.get("cold_s", 0.0)), float(output.meta.get("compute_s", 0.0))
+        timing = Timing(0.0, use.waited_s + cold, max(0.0, elapsed - cold - compute), compute)
+        lease, cost, used_s = use.read()
+        return Tried(output, timing, cost, lease, used_s)
 
     def _note_price(self, task: Task, route: Route) -> None:
         paid = [

@@ -239,12 +239,15 @@ class Accounts(Database):
             if not made:  # a second charge under this id could never be booked
                 raise LedgerError(f"the hold {hold_id!r} was settled before.")
 
-    def settle(self, hold_id: str, amount: int, basis: Basis) -> tuple[Account, ...]:
+    def settle(
+        self, hold_id: str, amount: int, basis: Basis, estimated: int | None = None
+    ) -> tuple[Account, ...]:
         """Turn a hold into a charge of ``amount`` (0 gives it back): the accounts it was drawn on, as they
         are now. Empty when it was settled before: never twice.
 
-        An amount above the hold goes into ``over`` of each account, where it cannot hide. Raises ValueError
-        for an amount that cannot be.
+        estimated: what was thought of an amount that is billed; it is kept beside it. An amount above the
+        hold goes into ``over`` of each account, where it cannot hide. Raises ValueError for an amount that
+        cannot be.
         """
         _sane(amount)
         self._moved += 1
@@ -260,12 +263,45 @@ class Accounts(Database):
                 "WHERE name IN (SELECT value FROM json_each(?4)) RETURNING *",
                 (held, taken, extra, names),
             ).fetchall()
+            billed, at = basis is Basis.BILLED, self.at()
             db.execute(
                 "INSERT INTO charge SELECT id, accounts, fund, provider, ?, amount, ?, rate, task_id, "
-                "made_at, ? FROM hold WHERE id = ?",
-                (amount, basis.value, self.at(), hold_id),
+                "made_at, ?, ?, ? FROM hold WHERE id = ?",
+                (amount, basis.value, at, estimated if billed else amount, at if billed else "", hold_id),
             )
             db.execute("DELETE FROM hold WHERE id = ?", (hold_id,))
+            return tuple(Account(*row) for row in accounts)
+
+    def correct(self, hold_id: str, amount: int, basis: Basis) -> tuple[Account, ...]:
+        """Put what was billed in the place of an estimated charge: the accounts it was drawn on, as they are
+        now. Empty, and nothing changed, when it was billed before, or there is no such charge of money.
+
+        What was estimated when it was settled stays beside it. A better estimate may only lower one. What is
+        added goes into ``over``: what had been held for it was given back, and may be in use again. Raises
+        ValueError for an amount that cannot be.
+        """
+        _sane(amount)
+        self._moved += 1
+        with self.transaction() as db:
+            found = db.execute(
+                "SELECT accounts, amount, held FROM charge "
+                "WHERE hold_id = ? AND basis = 'estimated' AND fund <> 'quota'", (hold_id,),
+            ).fetchone()  # fmt: skip
+            if found is None or (basis is Basis.ESTIMATED and amount >= found[1]):
+                return ()
+            names, before, held = found
+            now_held = min(held, before) if amount > before else held
+            taken = min(amount, now_held) - min(before, held)
+            extra = max(0, amount - now_held) - max(0, before - held)
+            accounts = db.execute(
+                "UPDATE account SET spent = spent + ?1, over = over + ?2, "
+                "cap = max(wanted - over - ?2, spent + ?1 + held) "
+                "WHERE name IN (SELECT value FROM json_each(?3)) RETURNING *", (taken, extra, names),
+            ).fetchall()  # fmt: skip
+            db.execute(
+                "UPDATE charge SET amount = ?, held = ?, basis = ?, billed_at = ? WHERE hold_id = ?",
+                (amount, now_held, basis.value, self.at() if basis is Basis.BILLED else "", hold_id),
+            )
             return tuple(Account(*row) for row in accounts)
 
     def held(self) -> int:

@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from accel.core.errors import OverBudget
+from accel.core.errors import OverBudget, TooManyLaunches
 from accel.core.funds import Funds, Window
+from accel.core.lease import Intent
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Billing, Offer
-from accel.ledger import alerts
+from accel.ledger import alerts, leases
 from accel.ledger.accounts import LARGEST, Account, Draw
 from accel.ledger.database import instant
+from accel.ledger.leases import Purpose
 from accel.ledger.limits import PERIODS, Limits, Period, span
 from accel.ledger.periods import CREDIT, QUOTA, Known, Periods
 from accel.ledger.store import Ledger
@@ -221,15 +223,48 @@ class Budgets:
             "free quota are left; nothing was started."
         )
 
-    def settle(self, hold_id: str, offer: Offer, seconds: float, cost: Cost) -> bool:
+    def rent(self, intent: Intent, purpose: Purpose = Purpose.JOB) -> None:
+        """Count the launch, claim the offer, reserve what it may cost, and write the intent: all in one
+        transaction, or none.
+
+        Raises OverBudget when a limit has no room (TooManyLaunches: that of an hour), OfferTaken when another
+        lease has the offer, and what ``reserve`` raises.
+        """
+        with self._ledger.transaction():
+            refused = leases.refusal(self._ledger, intent, purpose, self._limits.launches)
+            if isinstance(refused, TooManyLaunches):
+                body = {"kind": "launches", "provider": intent.offer.provider, "limit": self._limits.launches}
+                alerts.raise_(self._ledger, f"launches:{self._ledger.now():%Y-%m-%dT%H}", body)
+            elif refused is None:
+                try:
+                    self.reserve(intent.id, intent.offer, intent.lifetime_s, intent.task_id)
+                except OverBudget as bad:
+                    refused = bad
+                else:
+                    self._ledger.intend(intent, purpose)
+        if refused is not None:  # told only now: the alert is committed
+            raise refused
+
+    def settle(
+        self, hold_id: str, offer: Offer, seconds: float, cost: Cost, estimated: NanoUSD | None = None
+    ) -> bool:
         """Charge what a hold came to: ``cost``, or ``seconds`` of free quota. Never twice: False then.
 
-        Raises an alert, in the same transaction, for each share of a limit that this reaches.
+        estimated: what was thought of a cost that is billed. Raises an alert, in the same transaction, for
+        each share of a limit that this reaches.
         """
         if offer.billing is Billing.NOTHING:
             return False
         amount = _milliseconds(seconds) if offer.billing is Billing.QUOTA else cost.amount
-        return self._settle(hold_id, amount, cost.basis)
+        basis = Basis.ESTIMATED if offer.billing is Billing.QUOTA else cost.basis
+        with self._ledger.transaction():
+            return self._told(self._ledger.settle(hold_id, amount, basis, estimated))
+
+    def correct(self, hold_id: str, cost: Cost) -> bool:
+        """Put what was billed, or a lower estimate, in the place of an estimated charge; see
+        ``Accounts.correct``. False when there was nothing to correct."""
+        with self._ledger.transaction():
+            return self._told(self._ledger.correct(hold_id, cost.amount, cost.basis))
 
     def recover(self) -> int:
         """Settle what processes that are gone have left: how many holds.
@@ -240,19 +275,18 @@ class Budgets:
         with self._ledger.transaction():
             lost = self._ledger.orphans()
             for hold in lost:
-                self._settle(hold.id, hold.amount, Basis.ESTIMATED)
+                self._told(self._ledger.settle(hold.id, hold.amount, Basis.ESTIMATED))
         self._ledger.sweep()
         return len(lost)
 
-    def _settle(self, hold_id: str, amount: int, basis: Basis) -> bool:
-        with self._ledger.transaction():
-            accounts = self._ledger.settle(hold_id, amount, basis)
-            for account in accounts:
-                limit = self._periods.limit(account)
-                for share in self._limits.alert_at if limit else ():
-                    if account.used >= share * limit:
-                        body = self._periods.body(account) | {"share": share}
-                        alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
+    def _told(self, accounts: Sequence[Account]) -> bool:
+        """Raise what is due of accounts that were charged; whether there were any."""
+        for account in accounts:
+            limit = self._periods.limit(account)
+            for share in self._limits.alert_at if limit else ():
+                if account.used >= share * limit:
+                    body = self._periods.body(account) | {"share": share}
+                    alerts.raise_(self._ledger, f"budget:{account.name}:{share:g}", body)
         return bool(accounts)
 
 

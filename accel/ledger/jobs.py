@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from accel.core.errors import LedgerError, OverBudget
+from accel.core.errors import AccelError, LedgerError, OfferTaken, OverBudget
 from accel.core.lease import Intent
 from accel.core.task import Task
 from accel.ledger.budgets import Budgets
@@ -107,16 +107,16 @@ def unfinished(ledger: Ledger) -> tuple[Job, ...]:
 def intend(ledger: Ledger, budgets: Budgets, job: Job, intent: Intent, decision: str) -> Job:
     """Reserve what the intent may cost, write it, and move the job: all in one transaction, or none.
 
-    Raises OverBudget when a limit has no room; the alert of it is written even so.
+    Raises OverBudget when a limit has no room, and OfferTaken when another lease has the offer; the alert of
+    it is written even so.
     """
-    refused = None
+    refused: AccelError | None = None
     with ledger.transaction() as db:
         try:
-            budgets.reserve(intent.id, intent.offer, intent.lifetime_s, intent.task_id)
-        except OverBudget as bad:
+            budgets.rent(intent)
+        except (OverBudget, OfferTaken) as bad:
             refused = bad
         else:
-            ledger.intend(intent)
             _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)
     if refused:
         raise refused

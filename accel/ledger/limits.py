@@ -22,6 +22,10 @@ class Period(StrEnum):
 
 
 PERIODS = frozenset(Period)
+# Machines that may be rented in an hour. Ours: three jobs at once (one per cloud that we rent from), each
+# with every machine lost twice, are nine; a person with both hands full stays below twenty, and what a loop
+# of launches costs is bounded by twenty lifetimes.
+LAUNCHES_PER_HOUR = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ class Limits:
     """What the person allows.
 
     caps: nano-dollars, by provider ("" for all together) and period. credits: prepaid at a provider.
-    alert_at: shares of a limit, above 0 and up to 1. Raises ValueError for what cannot be meant.
+    alert_at: shares of a limit, above 0 and up to 1. launches: machines that may be rented in an hour, over
+    all providers that bill seconds. Raises ValueError for what cannot be meant.
     """
 
     caps: Mapping[tuple[str, Period], NanoUSD]
     credits: Mapping[str, NanoUSD]
     alert_at: tuple[float, ...] = (0.5, 0.8, 1.0)
+    launches: int = LAUNCHES_PER_HOUR
 
     def __post_init__(self) -> None:
         for amount in (*self.caps.values(), *self.credits.values()):
@@ -42,6 +48,8 @@ class Limits:
                 raise ValueError(f"a limit is a whole number of nano-dollars, 0 to {LARGEST}: {amount}")
         if not all(0 < share <= 1 for share in self.alert_at):
             raise ValueError(f"an alert is set at a share above 0 and up to 1: {self.alert_at}")
+        if self.launches < 0:
+            raise ValueError(f"the launches of an hour are a number from 0 on: {self.launches}")
         if "" in self.credits or "all" in {*self.credits, *(who for who, _ in self.caps)}:
             raise ValueError('no provider is named "" or "all"')
 

@@ -1,15 +1,18 @@
 """The ledger's schema. Guarantee: a ledger of an older schema keeps all that it says, or stays as it was.
 
 Schema 1 had one account per hold, no owners, and every decision with its offers written out twice. Schema 2
-has holds on several accounts, owners, offers stored once, requests and alerts.
+has holds on several accounts, owners, offers stored once, requests and alerts. Schema 3 has what was
+estimated beside what was billed, launches, claims on exclusive offers, and live replicas with their users.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 from accel.core.errors import LedgerError
 from accel.core.offer import Realm
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 FOR_EVER = "9999-12-31T00:00:00.000000+00:00"  # the end of an account that no period closes
 
 
@@ -40,8 +43,9 @@ def prepare(db: sqlite3.Connection, path: Path, realm: Realm) -> None:
                     db.execute(statement)
                 rows = (("schema", SCHEMA_VERSION), ("realm", realm.value))
                 db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-            elif found["schema"] in STEPS and found.get("realm") == realm:
-                STEPS[found["schema"]](db)
+            elif found.get("realm") == realm:
+                while step := STEPS.get(_meta(db)["schema"]):
+                    step(db)
     found = _meta(db)
     if (found.get("schema"), found.get("realm")) != (SCHEMA_VERSION, realm.value):
         raise LedgerError(
@@ -92,11 +96,8 @@ def _from_one(db: sqlite3.Connection) -> None:
     for table in REMADE:
         db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     db.execute("ALTER TABLE attempt ADD COLUMN model TEXT NOT NULL DEFAULT ''")
-    known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    for statement in _schema():
-        words = statement[statement.find("CREATE") :].split()
-        if words and words[2] not in known:
-            db.execute(statement)
+    _extend_leases(db)
+    _make_missing(db)
     # a limit that the old table enforced is enforced as it was: `cap` is `wanted` less `over`
     db.execute(
         "INSERT INTO account SELECT name, unit, cap + over, cap, spent, held, over, "
@@ -112,9 +113,10 @@ def _from_one(db: sqlite3.Connection) -> None:
     )
     db.execute(
         f"INSERT INTO charge SELECT it.hold_id, json_array(it.account), {FUND}, {PROVIDER}, it.amount, "
-        "it.amount, it.basis, it.rate, it.task_id, it.at, it.at "
+        "it.amount, it.basis, it.rate, it.task_id, it.at, it.at, NULL, '' "
         f"FROM old_charge it {FROM} it.hold_id"
     )
+    db.execute(ESTIMATED)
     # what is under way on free hours is settled in free hours: then, offers did not say how they are billed
     db.execute(
         "UPDATE lease SET intent = json_set(intent, '$.offer.billing', 'quota') "
@@ -129,7 +131,7 @@ def _from_one(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?, ?)", (ident, task_id, parent, *kept, at))
     for table in REMADE:
         db.execute(f"DROP TABLE old_{table}")
-    db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+    db.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
 
 
 def _compact(db: sqlite3.Connection, inputs: dict[str, Any], route: dict[str, Any]) -> tuple[str, str, str]:
@@ -151,4 +153,58 @@ def _compact(db: sqlite3.Connection, inputs: dict[str, Any], route: dict[str, An
     return json.dumps(names), json.dumps(inputs), json.dumps({**route, "ranked": ranked})
 
 
-STEPS: dict[str, Callable[[sqlite3.Connection], None]] = {"1": _from_one}
+# Schema 2 to 3 ------------------------------------------------------------------------------------
+
+LEASE = (
+    "purpose TEXT NOT NULL DEFAULT 'job'", "made_at TEXT NOT NULL DEFAULT ''",
+    "ends_by TEXT NOT NULL DEFAULT ''", "paid INTEGER NOT NULL DEFAULT 0", "claim TEXT",
+    "ready_at TEXT NOT NULL DEFAULT ''", "closing TEXT NOT NULL DEFAULT ''",
+)  # fmt: skip
+# of a bill that came without an estimate nobody knows what had been thought
+ESTIMATED = "UPDATE charge SET estimated = iif(basis = 'estimated', amount, NULL), " \
+            "billed_at = iif(basis = 'billed', at, '')"
+
+
+def _from_two(db: sqlite3.Connection) -> None:
+    _extend_leases(db)
+    db.execute("ALTER TABLE charge ADD COLUMN estimated INTEGER")
+    db.execute("ALTER TABLE charge ADD COLUMN billed_at TEXT NOT NULL DEFAULT ''")
+    db.execute(ESTIMATED)
+    _make_missing(db)
+    db.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
+
+
+def _extend_leases(db: sqlite3.Connection) -> None:
+    """What the new columns say, an old lease says in its intent."""
+    for column in LEASE:
+        db.execute(f"ALTER TABLE lease ADD COLUMN {column}")
+    for ident, intent, lease in db.execute("SELECT intent_id, intent, lease FROM lease").fetchall():
+        try:
+            told = json.loads(intent)
+            made = datetime.fromisoformat(told["created_at"])
+            ends = made + timedelta(seconds=told["lifetime_s"])
+            if lease:
+                ends = datetime.fromisoformat(json.loads(lease)["ends_by"])
+            paid = told["offer"].get("billing") == "seconds"
+        except (KeyError, TypeError, ValueError) as bad:
+            raise LedgerError(f"the ledger holds a damaged lease {ident!r}.") from bad
+        db.execute(
+            "UPDATE lease SET made_at = ?, ends_by = ?, paid = ? WHERE intent_id = ?",
+            (_instant(made), _instant(ends), int(paid), ident),
+        )
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _make_missing(db: sqlite3.Connection) -> None:
+    """Tables and indexes of the present schema that the file does not have."""
+    known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    for statement in _schema():
+        made = re.search(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", statement)
+        if made and made[1] not in known:
+            db.execute(statement)
+
+
+STEPS: dict[str, Callable[[sqlite3.Connection], None]] = {"1": _from_one, "2": _from_two}

@@ -1,4 +1,4 @@
--- Schema 2; see migrate.py. One file per realm. Amounts are integers: nano-dollars, or milliseconds of
+-- Schema 3; see migrate.py. One file per realm. Amounts are integers: nano-dollars, or milliseconds of
 -- free GPU quota. Instants are ISO 8601, UTC, with six decimals, so that they sort as text.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
@@ -46,7 +46,9 @@ CREATE TABLE charge (
   rate     TEXT NOT NULL,
   task_id  TEXT NOT NULL,
   made_at  TEXT NOT NULL,
-  at       TEXT NOT NULL
+  at       TEXT NOT NULL,
+  estimated INTEGER,                    -- what was thought when it was settled; NULL where nothing was
+  billed_at TEXT NOT NULL DEFAULT ''    -- when the provider's own amount came
 ) STRICT;
 CREATE INDEX charge_by_provider ON charge (provider, at);
 CREATE INDEX charge_by_time ON charge (made_at);
@@ -59,8 +61,26 @@ CREATE TABLE lease (
   intent    TEXT NOT NULL,
   lease     TEXT,
   note      TEXT NOT NULL DEFAULT '',
-  at        TEXT NOT NULL
+  at        TEXT NOT NULL,
+  purpose   TEXT NOT NULL DEFAULT 'job',  -- job, replica
+  made_at   TEXT NOT NULL DEFAULT '',
+  ends_by   TEXT NOT NULL DEFAULT '',     -- it ends itself by then, whoever lives
+  paid      INTEGER NOT NULL DEFAULT 0,   -- 1: it bills seconds, and counts as a launch
+  claim     TEXT,                         -- the exclusive offer that it took, while it may have it
+  ready_at  TEXT NOT NULL DEFAULT '',     -- of a replica: since when it serves
+  closing   TEXT NOT NULL DEFAULT ''      -- of a replica: the process that gives it back
 ) STRICT;
+CREATE UNIQUE INDEX lease_by_claim ON lease (claim) WHERE claim IS NOT NULL;
+CREATE UNIQUE INDEX lease_of_replica ON lease (provider)
+  WHERE purpose = 'replica' AND state IN ('intended', 'open');
+CREATE INDEX lease_by_time ON lease (made_at);
+
+-- The processes that use a replica; see owners.py.
+CREATE TABLE lease_user (
+  intent_id TEXT NOT NULL,
+  owner     TEXT NOT NULL,
+  PRIMARY KEY (intent_id, owner)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE job (
   id        TEXT PRIMARY KEY,
@@ -90,6 +110,8 @@ CREATE TABLE attempt (
 CREATE INDEX attempt_by_task ON attempt (task_id);
 CREATE INDEX attempt_by_provider ON attempt (provider, stage, outcome, at);
 CREATE INDEX attempt_by_time ON attempt (at);
+CREATE INDEX attempt_by_lease ON attempt (json_extract(body, '$.lease_id'))
+  WHERE json_extract(body, '$.lease_id') <> '';
 
 -- Offers as probed, but for their as_of: the same one serves many decisions.
 CREATE TABLE offer (digest TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;

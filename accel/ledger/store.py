@@ -16,7 +16,7 @@ from accel.core.attempt import Attempt, Outcome, Timing
 from accel.core.errors import LedgerError
 from accel.core.lease import Intent, Lease
 from accel.core.money import Basis, Cost, NanoUSD
-from accel.core.offer import Realm
+from accel.core.offer import Billing, Offer, Realm
 from accel.core.row import Row
 from accel.core.task import Size, Spec, Stage
 from accel.ledger.accounts import Accounts
@@ -36,28 +36,42 @@ class Ledger(Accounts):
 
     # Leases ---------------------------------------------------------------------------------------
 
-    def intend(self, intent: Intent) -> None:
-        """Write the intent, before anything is created. What it may cost is held in the same transaction."""
+    def intend(self, intent: Intent, purpose: str = "job") -> None:
+        """Write the intent, before anything is created. What it may cost is held in the same transaction.
+
+        purpose: "job" or "replica". See ``leases.refusal`` for what must be asked before.
+        """
+        offer, now = intent.offer, self.at()
         self.write(
-            "INSERT INTO lease VALUES (?, ?, ?, 'intended', ?, NULL, '', ?)",
-            intent.id, intent.offer.provider, intent.name, dump(intent), self.at(),
+            "INSERT INTO lease (intent_id, provider, name, state, intent, at, purpose, made_at, ends_by, "
+            "paid, claim) VALUES (?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?, ?)",
+            intent.id, offer.provider, intent.name, dump(intent), now, purpose, now,
+            instant(intent.created_at + timedelta(seconds=intent.lifetime_s)),
+            offer.billing is Billing.SECONDS, claim_of(offer),
         )  # fmt: skip
 
     def lease_opened(self, intent_id: str, lease: Lease) -> None:
         """The provider created it: store its own id at once."""
-        self._lease_state(intent_id, "open", lease=dump(lease))
+        self._known(intent_id, self.write(
+            "UPDATE lease SET state = 'open', lease = ?, note = '', at = ?, ends_by = ? WHERE intent_id = ?",
+            dump(lease), self.at(), instant(lease.ends_by), intent_id,
+        ))  # fmt: skip
 
     def lease_ended(self, intent_id: str, state: str, note: str) -> None:
-        """``released`` (confirmed), ``absent`` (never existed), ``abandoned`` (ends by itself)."""
-        self._lease_state(intent_id, state, note=note)
+        """``released`` (confirmed), ``absent`` (never existed), ``abandoned`` (ends by itself).
 
-    def _lease_state(self, intent_id: str, state: str, *, lease: str = "", note: str = "") -> None:
-        done = self.write(
-            "UPDATE lease SET state = ?, lease = coalesce(nullif(?, ''), lease), note = ?, at = ? "
-            "WHERE intent_id = ?",
-            state, lease, note, self.at(), intent_id,
-        )  # fmt: skip
-        if not done:
+        An exclusive offer is free again with the first two.
+        """
+        self._known(intent_id, self.write(
+            "UPDATE lease SET state = ?1, note = ?2, at = ?3, closing = '', "
+            "claim = iif(?1 = 'abandoned', claim, NULL) WHERE intent_id = ?4",
+            state, note, self.at(), intent_id,
+        ))  # fmt: skip
+        self.write("DELETE FROM lease_user WHERE intent_id = ?", intent_id)
+
+    @staticmethod
+    def _known(intent_id: str, found: int) -> None:
+        if not found:
             raise LedgerError(f"the ledger has no intent {intent_id!r}.")
 
     def lease(self, intent_id: str) -> tuple[str, Intent, Lease | None]:
@@ -140,6 +154,11 @@ class Ledger(Accounts):
         """Rows of one job, or of all."""
         found = self.rows("SELECT body FROM measurement WHERE ? IN ('', job_id)", job_id)
         return tuple(self.load(Row, body) for (body,) in found)
+
+
+def claim_of(offer: Offer) -> str | None:
+    """What an exclusive offer is claimed by; None for one that can be rented any number of times."""
+    return f"{offer.provider} {offer.id}" if offer.exclusive else None
 
 
 def model_of(spec: Spec) -> str:

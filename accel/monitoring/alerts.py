@@ -106,6 +106,11 @@ def message(alert: Alert, realm: Realm) -> dict[str, Any]:
 
 def _sentence(alert: Alert, realm: Realm) -> str:
     body = alert.body
+    if body.get("kind") == "launches":
+        return (
+            f"accel, realm {realm}: {body['limit']} machines were rented within an hour, and one more, at "
+            f"{body['provider']}, was refused. See: accel leases"
+        )
     if body.get("kind") != "budget":
         return f"accel, realm {realm}: {alert.key}"
     credit = body["period"] == "credit"

@@ -68,7 +68,9 @@ def _too_dear(offer: Offer, expected: Estimate, funds: Funds | None) -> str:
     left_s = offer.quota_left_s
     if left_s is not None and (left_s <= 0 or billed_s(expected.timing) > left_s):
         return f"{left_s:.0f} s of quota left, {billed_s(expected.timing):.0f} s expected"
-    left = funds.left if funds is not None and offer.billing is Billing.SECONDS else None
+    # what is rented already has its money reserved
+    asks = offer.billing is Billing.SECONDS and not offer.lease_id
+    left = funds.left if funds is not None and asks else None
     if left is not None and (left <= 0 or cost > left):
         told = funds.reason if funds and funds.reason else f"{dollars(left)} may still be spent there"
         return f"{told}; {dollars(cost)} expected"

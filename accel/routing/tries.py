@@ -33,12 +33,19 @@ class Tried(Generic[T]):
     used_s: float = 0.0
 
 
+class Meter(Protocol):
+    """Counts what a try takes of a lease that covers it."""
+
+    def read(self) -> tuple[str, Cost, float]:
+        """So far: the lease, its share of the money, seconds that the provider counts."""
+
+
 class Books(Protocol):
     """Where money is reserved and attempts are recorded."""
 
-    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> None:
-        """Reserve for a try of at most ``bound_s`` before it is sent. Raises OverBudget or LedgerError: then
-        nothing is held, and nothing may be sent."""
+    def open(self, attempt_id: str, scored: Scored, bound_s: float | None) -> Meter | None:
+        """Reserve for a try of at most ``bound_s`` before it is sent; a meter where a lease covers it. Raises
+        OverBudget or LedgerError: then nothing is held, and nothing may be sent."""
 
     def close(self, attempt: Attempt) -> None:
         """Settle and record an ended try, as one. Never raises."""
@@ -58,6 +65,7 @@ class Try:
     full: bool
     retry: bool
     hedge: bool
+    meter: Meter | None = None
 
     @property
     def ends(self) -> float | None:
@@ -84,7 +92,7 @@ class Tries:
         expected_s = scored.estimate.timing.compute_s
         call = self._health.begin(scored.offer.provider, self._task, now, expected_s)
         try:
-            self._books.open(ident, scored, bound_s)
+            meter = self._books.open(ident, scored, bound_s)
         except Exception as refused:  # whatever it was, nothing may be sent that is not on the books
             self._health.dropped(call, now)
             if not hedge:
@@ -93,7 +101,7 @@ class Tries:
         retry = self.sent > 0 and not hedge and self._health.limiter(scored.offer.provider) is not None
         self.sent += 1
         self._health.throttle.retries += retry
-        return Try(ident, scored, call, now, waited_s, bound_s, full, retry, hedge)
+        return Try(ident, scored, call, now, waited_s, bound_s, full, retry, hedge, meter)
 
     def no_place(self, scored: Scored, waited_s: float) -> None:
         """Nothing was sent: no place among its calls in flight became free in time."""
@@ -148,9 +156,11 @@ class Tries:
         self, one: Try, outcome: Outcome, now: float, cost: Cost, used_s: float, error: Exception | None
     ) -> None:
         # a try without an answer tells only how long it took; it is counted as waiting
-        seconds = one.waited_s + max(0.0, now - one.began)
+        seconds, lease = one.waited_s + max(0.0, now - one.began), ""
+        if one.meter is not None:
+            lease, cost, used_s = one.meter.read()
         self._close(one, self._attempt(
-            one.id, one.scored, outcome, seconds, cost, error, hedge=one.hedge, used_s=used_s,
+            one.id, one.scored, outcome, seconds, cost, error, lease=lease, hedge=one.hedge, used_s=used_s,
         ))  # fmt: skip
 
     def _close(self, one: Try, attempt: Attempt) -> Attempt:
@@ -173,12 +183,12 @@ class Tries:
 
     def _attempt(
         self, ident: str, scored: Scored, outcome: Outcome, seconds: float, cost: Cost,
-        error: Exception | None, *, hedge: bool = False, used_s: float = 0.0,
+        error: Exception | None, *, lease: str = "", hedge: bool = False, used_s: float = 0.0,
     ) -> Attempt:  # fmt: skip
         offer = scored.offer
         return Attempt(
             ident, self._task.id, offer.provider, offer.realm, offer.id, outcome, Timing(wait_s=seconds),
-            cost, error=type(error).__name__ if error else "",
+            cost, lease, error=type(error).__name__ if error else "",
             detail=str(error).splitlines()[0][:500] if error and str(error) else "", hedge=hedge,
             used_s=used_s,
         )  # fmt: skip

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +69,9 @@ class Killer:
         if point == self.point:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watch(self, *providers: type) -> None:
+    def watch(
+        self, *providers: type, methods: Sequence[str] = ("create", "start", "fetch", "release")
+    ) -> None:
         """Put the points into this process's own classes; nothing else of them changes."""
         inner = Database.transaction
 
@@ -93,7 +95,7 @@ class Killer:
 
         Database.transaction = transaction  # type: ignore[method-assign]
         for provider in providers:
-            for method in ("create", "start", "fetch", "release"):
+            for method in methods:
                 setattr(provider, method, self._after(method, getattr(provider, method)))
         popen = subprocess.Popen
 

@@ -178,13 +178,13 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
 
 def test_a_ledger_of_another_realm_or_a_later_schema_is_not_touched(path: Path) -> None:
     before = list(sqlite3.connect(path).iterdump())
-    with pytest.raises(LedgerError, match="schema 1, realm real; expected 2, sandbox"):
+    with pytest.raises(LedgerError, match="schema 1, realm real; expected 3, sandbox"):
         Ledger(path, Realm.SANDBOX)
     assert list(sqlite3.connect(path).iterdump()) == before
     db = sqlite3.connect(path)
-    db.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
+    db.execute("UPDATE meta SET value = '4' WHERE key = 'schema'")
     db.commit()
-    with pytest.raises(LedgerError, match="schema 3, realm real; expected 2, real"):
+    with pytest.raises(LedgerError, match="schema 4, realm real; expected 3, real"):
         Ledger(path, Realm.REAL)
 
 

@@ -100,7 +100,7 @@ def test_realms_do_not_mix(ledger: Ledger) -> None:
     row = Row({"batch": 1}, "latency", "s", (0.1,), "none: first", True, Realm.SIMULATED, env)
     with pytest.raises(LedgerError, match="realm"):
         ledger.record_rows([row])
-    with pytest.raises(LedgerError, match="realm sandbox; expected 2, real"):
+    with pytest.raises(LedgerError, match="realm sandbox; expected 3, real"):
         Ledger(ledger.path, Realm.REAL)
 
 
