@@ -32,7 +32,7 @@ from accel.ledger.requests import Request
 from accel.stages.answer import THRESHOLD, Answered, Citation, default_answer_spec
 from accel.stages.embed import default_spec
 from accel.stages.rerank import MAXSIM_WEIGHT, default_rerank_spec
-from accel.stages.search import Hits, default_search_spec, fuse
+from accel.stages.search import Hits, default_search_spec, fuse_rows
 from accel.wire import Envelope, pack_texts
 
 MAX_CHARS = 8_000  # a question, not a document
@@ -250,28 +250,6 @@ def split(question: str) -> list[str]:
     parts = [p.strip(" ,.") for p in _PARTS.split(question)]
     parts = [p for p in parts if len(p.split()) >= 3]
     return [question, *parts] if len(parts) > 1 else [question]
-
-
-def fuse_rows(hits: Hits) -> Hits:
-    """The rows of several sub-questions as one row, by reciprocal rank.
-
-    A hit keeps the largest dense and lexical score that any of the sub-questions gave it.
-    """
-    if len(hits.ids) <= 1:
-        return hits
-    ids, scores = fuse([hits.row(i) for i in range(len(hits.ids))])
-    width = hits.ids.shape[1]
-    ids, scores = ids[:width], scores[:width]
-    fused = Hits(
-        np.full((1, width), -1, np.int64), np.full((1, width), -np.inf, np.float32),
-        np.zeros((1, width), np.float32), np.zeros((1, width), np.float32),
-    )  # fmt: skip
-    fused.ids[0, : len(ids)], fused.scores[0, : len(ids)] = ids, scores
-    for place, ident in enumerate(ids):
-        where = hits.ids == ident
-        fused.dense[0, place] = hits.dense[where].max()
-        fused.lexical[0, place] = hits.lexical[where].max()
-    return fused
 
 
 async def build_index(

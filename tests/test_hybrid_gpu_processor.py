@@ -24,11 +24,10 @@ from accel.hybrid_gpu_processor import (
     HybridGPUProcessor,
     build_index,
     check_question,
-    fuse_rows,
     judge,
     split,
 )
-from accel.stages.search import Hits
+from accel.stages.search import Hits, fuse_rows
 from accel.worker.engine import Worker
 
 T = TypeVar("T")

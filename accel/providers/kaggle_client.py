@@ -18,8 +18,6 @@ import base64
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -32,6 +30,7 @@ from accel.core.errors import (
     Unauthorised,
     Unreachable,
 )
+from accel.providers.transport import parse_retry_after
 
 if TYPE_CHECKING:
     import requests
@@ -249,20 +248,6 @@ def _classify(status: int, words: str, retry_after: str) -> ProviderError:
     if status >= 500 and status != 501:
         return Unreachable(text, provider=NAME, retry_after_s=parse_retry_after(retry_after))
     return Rejected(text, provider=NAME)
-
-
-def parse_retry_after(value: str, now: datetime | None = None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110 §10.2.3); None if neither."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            then = parsedate_to_datetime(value)
-        except (ValueError, TypeError):
-            return None
-        then = then if then.tzinfo else then.replace(tzinfo=UTC)
-        seconds = (then - (now or datetime.now(UTC))).total_seconds()
-    return min(max(seconds, 0.0), 86400.0) if seconds == seconds else None
 
 
 def _no_auth(request: Any) -> Any:

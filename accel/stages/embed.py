@@ -4,7 +4,8 @@ One pass over the model can give both the pooled vector and the token vectors (f
 interaction). Texts are batched by a token budget after sorting by length, so that little is spent
 on padding. The composition of a batch changes the last bits of a float (about 1e-7 in fp32): the
 same list of texts gives the same bits on one machine and thread count, the same text in another
-list need not.
+list need not. When the device runs out of memory the budget is halved, for as long as the encoder lives,
+and what was not computed is batched anew.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _TOKENISE_AT_ONCE = 4096
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 
+class DeviceFull(ModelError):
+    """The device's memory does not hold even one text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """vectors: float32 (n, d). tokens: per text float16 (t, d), L2-normalised; None if not asked for."""
@@ -53,13 +58,16 @@ def load_encoder(spec: Spec | None = None, device: str = "cpu") -> Encoder:
 class Encoder:
     """A loaded model. ``spec`` is complete: what was left empty has been filled in from the model.
 
-    Safe to call from several threads: nothing in it changes after loading.
+    batch_tokens: what one batch may hold, padding included; out_of_memory: how often that was too much.
+    Safe to call from several threads: nothing else in it changes after loading.
     """
 
     def __init__(self, model: Model, device: str) -> None:
         self._model = model
         self.spec = model.spec
         self.device = device
+        self.batch_tokens = _BATCH_TOKENS.get(device.partition(":")[0], _BATCH_TOKENS["cpu"])
+        self.out_of_memory = 0
 
     def embed(self, texts: Sequence[str], progress: Progress | None = None) -> F32:
         """float32 (n, spec.dimension), in the order of ``texts``; normalised if the Spec says so.
@@ -86,7 +94,7 @@ class Encoder:
         """Vectors, and with ``tokens`` the token vectors too, in one pass over the model.
 
         progress is called with (texts done, n) after each batch. Raises ModelError when the model
-        gives NaN or infinity (fp16 can overflow), or when the device runs out of memory.
+        gives NaN or infinity (fp16 can overflow), DeviceFull when not even one text fits the device.
         """
         import torch
 
@@ -94,28 +102,24 @@ class Encoder:
         vectors = np.zeros((len(made), self.spec.dimension), dtype=np.float32)
         kept: list[NDArray[np.float16]] = [np.zeros((0, 0), dtype=np.float16)] * len(made)
         done = 0
+        lengths, done = [len(t.ids) for t in made], 0
+        # longest first: the memory peak comes first
+        order = sorted(range(len(made)), key=lambda i: (-lengths[i], i))
         with torch.inference_mode(), _arithmetic(self.spec.numerics):
-            for rows in self._batches([len(t.ids) for t in made]):
-                ids = [made[i].ids for i in rows]
-                longest = max(map(len, ids))
-                padded = torch.tensor([x + [0] * (longest - len(x)) for x in ids])
-                mask = torch.tensor([[1] * len(x) + [0] * (longest - len(x)) for x in ids])
+            while done < len(order):
+                budget = self.batch_tokens
+                most = max(1, budget // max(1, lengths[order[done]]))
+                rows = order[done : done + most]
                 try:
-                    hidden, pooled = self._model.forward(
-                        padded.to(self.device), mask.to(self.device)
-                    )
-                    hidden = hidden.float()
-                    vectors[rows] = self._pool(hidden, mask, pooled).cpu().numpy()
+                    hidden, vectors[rows] = self._forward([made[i].ids for i in rows])
                     if tokens:
                         unit = torch.nn.functional.normalize(hidden, dim=-1).half().cpu().numpy()
                         for row, i in enumerate(rows):
-                            word = np.flatnonzero(np.asarray(made[i].special) == 0)
-                            kept[i] = unit[row][word]
+                            kept[i] = unit[row][np.flatnonzero(np.asarray(made[i].special) == 0)]
                 except torch.OutOfMemoryError as bad:
-                    raise ModelError(
-                        f"{self.device} ran out of memory embedding {len(rows)} texts.",
-                        hint="Use a smaller max_length, or the CPU.",
-                    ) from bad
+                    hidden = None
+                    self._halve(budget, lengths[rows[0]] * len(rows), alone=len(rows) == 1, why=bad)
+                    continue
                 done += len(rows)
                 if progress:
                     progress(done, len(made))
@@ -134,17 +138,31 @@ class Encoder:
             made += self._model.tokenise(clean[start : start + _TOKENISE_AT_ONCE])
         return made
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Positions in batches of at most the token budget, longest first (the memory peak comes first)."""
-        budget = _BATCH_TOKENS.get(self.device.partition(":")[0], _BATCH_TOKENS["cpu"])
-        batch: list[int] = []
-        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+    def _forward(self, ids: Sequence[Sequence[int]]):  # type: ignore[no-untyped-def]
+        """Hidden states (b, t, d) on the device, and pooled vectors (b, d) here, of one batch."""
+        import torch
+
+        longest = max(map(len, ids))
+        padded = torch.tensor([[*x] + [0] * (longest - len(x)) for x in ids])
+        mask = torch.tensor([[1] * len(x) + [0] * (longest - len(x)) for x in ids])
+        hidden, pooled = self._model.forward(padded.to(self.device), mask.to(self.device))
+        hidden = hidden.float()
+        return hidden, self._pool(hidden, mask, pooled).cpu().numpy()
+
+    def _halve(self, budget: int, used: int, *, alone: bool, why: Exception) -> None:
+        """Remember that ``used`` tokens of ``budget`` were too many. Raises DeviceFull for one text alone."""
+        import torch
+
+        self.out_of_memory += 1
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        if alone:
+            raise DeviceFull(
+                f"{self.device} ran out of memory embedding one text.",
+                hint="Use a smaller max_length, or the CPU.",
+            ) from why
+        # another thread may have halved it meanwhile
+        self.batch_tokens = min(self.batch_tokens, max(1, min(budget, used) // 2))
 
     def _pool(self, hidden, mask, pooled):  # type: ignore[no-untyped-def]
         """(b, d) from hidden states (b, t, d), as the Spec says; Sentence-BERT's mean over real tokens."""

@@ -127,6 +127,28 @@ def fuse(rankings: Sequence[I64], k: int = RRF_K) -> tuple[I64, F32]:
     )
 
 
+def fuse_rows(hits: Hits) -> Hits:
+    """The rows of several sub-questions as one row, by reciprocal rank.
+
+    A hit keeps the largest dense and lexical score that any of the sub-questions gave it.
+    """
+    if len(hits.ids) <= 1:
+        return hits
+    ids, scores = fuse([hits.row(i) for i in range(len(hits.ids))])
+    width = hits.ids.shape[1]
+    ids, scores = ids[:width], scores[:width]
+    fused = Hits(
+        np.full((1, width), -1, np.int64), np.full((1, width), -np.inf, np.float32),
+        np.zeros((1, width), np.float32), np.zeros((1, width), np.float32),
+    )  # fmt: skip
+    fused.ids[0, : len(ids)], fused.scores[0, : len(ids)] = ids, scores
+    for place, ident in enumerate(ids):
+        where = hits.ids == ident
+        fused.dense[0, place] = hits.dense[where].max()
+        fused.lexical[0, place] = hits.lexical[where].max()
+    return fused
+
+
 def _lexical_top(bm25: F32, k: int) -> I64:
     from accel.index.vectors import best
 

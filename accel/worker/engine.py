@@ -24,6 +24,7 @@ from accel.stages.embed import Encoder, load_encoder
 from accel.stages.rerank import Reranker, load_reranker, rerank
 from accel.stages.search import Hits, search
 from accel.wire import Envelope, pack_texts, unpack_texts
+from accel.worker.fused import carry_out
 
 
 class Worker:
@@ -43,6 +44,14 @@ class Worker:
         """Ids of attached indexes and revisions of loaded models."""
         models = {spec.revision for spec in tuple(self._models) if spec.revision}
         return frozenset(self._indexes) | models
+
+    def batch_tokens(self) -> int:
+        """Tokens that one batch may hold: of the loaded encoder that holds least; before one is loaded, 1."""
+        return min((e.batch_tokens for e in self._encoders()), default=1)
+
+    def out_of_memory(self) -> int:
+        """How often the device's memory did not hold a batch."""
+        return sum(e.out_of_memory for e in self._encoders())
 
     def handle(self, request: Envelope) -> Envelope:
         """Run the stage of ``request.spec``; see each method for its tensors and meta.
@@ -69,12 +78,19 @@ class Worker:
         return {"vectors": encoder.embed(unpack_texts(request.tensors))}, {}, cold_s
 
     def _search(self, spec: Spec, request: Envelope) -> tuple[dict[str, np.ndarray], dict[str, Any], float]:
-        """texts (q), vectors (q, dim); meta index, k → the tensors of Hits."""
+        """texts (q), vectors (q, dim); meta index, k → the tensors of Hits.
+
+        With meta then, they are reranked at once, and the answer holds both: see ``worker.fused``.
+        """
         hits = search(
             self._index(request), unpack_texts(request.tensors), request.tensors["vectors"],
             int(request.meta["k"]),
         )  # fmt: skip
-        return hits.tensors(), {}, 0.0
+        tensors, meta = hits.tensors(), dict[str, Any]()
+        if "then" in request.meta:
+            more, meta = carry_out(request, tensors, self.handle)
+            tensors |= more
+        return tensors, meta, float(meta["then"]["cold_s"]) if meta else 0.0
 
     def _rerank(self, spec: Spec, request: Envelope) -> tuple[dict[str, np.ndarray], dict[str, Any], float]:
         """texts (q), the tensors of Hits; meta index, depth → the tensors of Hits, reordered."""
@@ -107,9 +123,11 @@ class Worker:
 
     def _reranker(self, spec: Spec) -> tuple[Reranker | None, float]:
         # late interaction reads the token vectors of the encoder that is loaded already
-        encoders = [m for m in tuple(self._models.values()) if isinstance(m, Encoder)]
-        like = next((e for e in encoders if e.spec.revision == spec.revision), None)
+        like = next((e for e in self._encoders() if e.spec.revision == spec.revision), None)
         return self._load(spec, lambda: load_reranker(spec, self.device, like))
+
+    def _encoders(self) -> list[Encoder]:
+        return [m for m in tuple(self._models.values()) if isinstance(m, Encoder)]
 
     def _load(self, spec: Spec, make: Callable[[], Any]) -> tuple[Any, float]:
         """The model of ``spec``, and the seconds that loading took now (0 when it was there)."""

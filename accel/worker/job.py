@@ -119,3 +119,20 @@ def _end_by(lifetime_s: float, folder: Path, task_id: str) -> None:
 
 def _say(line: str) -> None:
     print(f"accel: {line}", flush=True)  # noqa: T201 - the job's log is its only voice
+
+
+def _end_with_parent() -> None:
+    """Leave when standard input ends: whoever began this holds its other end, and is gone then."""
+
+    def watch() -> None:
+        while os.read(0, 1 << 10):
+            pass
+        os._exit(EXIT_LIFETIME)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":  # JOB INPUTS OUT, as ``worker.running`` starts it
+    _end_with_parent()
+    _job, _inputs, _out = map(Path, sys.argv[1:])
+    raise SystemExit(main(_job.read_bytes(), _inputs.read_bytes(), _out))

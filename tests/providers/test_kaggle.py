@@ -36,7 +36,7 @@ from accel.core.task import Lane, Need, Numerics, Spec, Stage
 from accel.providers.base import JobState, Provider, RunsBatch, ServesLive
 from accel.providers.kaggle import RATE, T4X2, KaggleProvider
 from accel.providers.kaggle_calls import flat_name, log_text
-from accel.providers.kaggle_client import KaggleCredentials, parse_retry_after
+from accel.providers.kaggle_client import KaggleCredentials
 from accel.sandbox.server import KaggleSandbox
 from accel.wire import Envelope
 from accel.worker.artefacts import read_result
