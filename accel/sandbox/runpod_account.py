@@ -24,12 +24,14 @@ POD = CONTAINER | {
     "templateId",
 }  # fmt: skip
 # [CreateGpuConfig]; the last two are sent by runpod 2.0.0rc2, api/ctl_commands.py:204-207
-GPU = frozenset({"id", "count", "allowedCudaVersions", "minCudaVersion", "minRamPerGpu", "minVcpuCountPerGpu"})
+GPU = frozenset({
+    "id", "count", "allowedCudaVersions", "minCudaVersion", "minRamPerGpu", "minVcpuCountPerGpu",
+})  # fmt: skip
 TEMPLATE = CONTAINER | {
     "name", "allowedCudaVersions", "category", "mounts", "public", "serverless", "startJupyter", "startSsh",
 }  # fmt: skip
-# One of the words that runpod 2.0.0rc2, apps/api.py:148-158, takes for want of capacity; [createPod] says that
-# there is no code for it, only 400 and words.
+# One of the words that runpod 2.0.0rc2, apps/api.py:148-158, takes for want of capacity; [createPod] says
+# that there is no code for it, only 400 and words.
 NO_MACHINE = "This machine does not have the resources to deploy your pod."
 OWN = ("RUNPOD_", "ACCEL_HOST")  # set here, not by the user
 
@@ -187,5 +189,5 @@ def named(body: Mapping[str, Any]) -> None:
 
 
 def dollars(nano: int) -> float:
-    """For JSON: nine decimals, which a double holds exactly enough for whole nano-dollars up to $1 million."""
+    """For JSON: a double holds whole nano-dollars exactly enough to be read back, up to $1 million."""
     return nano / NANO

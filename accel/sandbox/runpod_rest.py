@@ -112,18 +112,20 @@ def pod_billing(account: Account, query: Query) -> dict[str, Any]:
     """[getPodBilling]."""
     wanted = query.get("podId")
     machines = [m for m in account.machines.all() if m.words.get("kind") == "pod"]
-    amounts = {m: m.invoice(account.machines.now()) for m in machines if wanted in (None, m.id)}
+    amounts = [(m, m.invoice(account.machines.now())) for m in machines if wanted in (None, m.id)]
     records = [
-        _day(machine.made_at) | {"podId": machine.id, "totalAmount": dollars(nano), "gpuAmount": dollars(nano),
-                                 "cpuAmount": 0.0, "diskAmount": 0.0}
-        for machine, nano in amounts.items()
+        _day(machine.made_at) | {"podId": machine.id, "totalAmount": dollars(nano),
+                                 "gpuAmount": dollars(nano), "cpuAmount": 0.0, "diskAmount": 0.0}
+        for machine, nano in amounts
     ]  # fmt: skip
-    return _listing(records, sum(amounts.values()), query, "uniquePodCount", ("gpu", "cpu", "disk"))
+    total = sum(nano for _, nano in amounts)
+    return _listing(records, total, query, "uniquePodCount", ("gpu", "cpu", "disk"))
 
 
 def serverless_billing(account: Account, query: Query) -> dict[str, Any]:
     """[getServerlessBilling]: one record for each endpoint."""
-    wanted, by_endpoint = query.get("serverlessId"), {}
+    wanted = query.get("serverlessId")
+    by_endpoint: dict[str, tuple[float, int]] = {}
     for machine in account.machines.all():
         if machine.words.get("kind") == "worker" and wanted in (None, machine.words["endpoint"]):
             began, nano = by_endpoint.get(machine.words["endpoint"], (machine.made_at, 0))
@@ -150,10 +152,8 @@ def _listing(
     totals = {f"{part}Amount": 0.0 for part in parts} | {
         "totalAmount": dollars(total), "gpuAmount": dollars(total),
     }  # fmt: skip
-    return {
-        "records": records,
-        "metadata": {"query": dict(query), "recordCount": len(records), count: len(records), "totals": totals},
-    }
+    told = {"query": dict(query), "recordCount": len(records), count: len(records), "totals": totals}
+    return {"records": records, "metadata": told}
 
 
 def meet(account: Account, fault: Fault | None) -> None:
