@@ -140,6 +140,7 @@ class RunPodProvider:
             source=f"{found.rate.source}, and its disk; cold start and transfer are priors until measured",
             cold_s=0.0 if warm else self._cold_s,
             resident=self._serverless.resident if warm else frozenset(),
+            movable=frozenset({need.index} if need.index else ()),
             seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 

@@ -91,7 +91,7 @@ class Serverless:
         blobs: Callable[[str], Path | None], *, poll_s: float, call_s: float,
     ) -> None:  # fmt: skip
         self._calls, self.setup, self._pack, self._blobs = calls, setup, wheel, blobs
-        self._poll_s, self._call_s = poll_s, call_s
+        self._poll_s, self._call_s, self.stuck_s = poll_s, call_s, STUCK_S
         self._wheel = b""
         self._id = ""
         self._making: asyncio.Lock | None = None
@@ -212,7 +212,7 @@ class Serverless:
         while job["status"] not in ENDS:
             if clock() - began > JOB_S:
                 raise TimedOut(f"a request was not answered within {JOB_S:.0f} s.", provider=NAME)
-            if job["status"] == "IN_QUEUE" and clock() - asked > STUCK_S:
+            if job["status"] == "IN_QUEUE" and clock() - asked > self.stuck_s:
                 asked = clock()
                 workers = await self._calls.health(endpoint)
                 coming = sum(workers.get(k, 0) for k in ("idle", "initializing", "ready", "running"))

@@ -82,6 +82,8 @@ class RunPodSandbox:
         self._stop()
 
     def _stop(self) -> None:
+        if self._app is not None and self.alive:
+            self._app.queues.leaving = True
         if self._server is not None:
             self._server.stop()
         if self._temporary is not None:

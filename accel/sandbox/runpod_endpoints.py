@@ -103,6 +103,7 @@ class Endpoints:
         self.account, self.data_url, self.time_scale = account, data_url, time_scale
         self.worker_env = dict(worker_env)
         self.endpoints: dict[str, Endpoint] = {}
+        self.leaving = False  # nobody is held any longer
         self._keys: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -167,6 +168,7 @@ class Endpoints:
         """[deleteServerless]: workers are terminated, jobs cancelled."""
         endpoint = self.endpoint(ident)
         del self.endpoints[ident]
+        self._tell(endpoint)
         for job in endpoint.jobs.values():
             self._end(job, "CANCELLED")
         for worker in self._workers(ident):
@@ -205,6 +207,10 @@ class Endpoints:
         names = ("running", "idle", "initializing", "throttled", "unhealthy")
         summary = {n: sum(r["status"] == n.upper() for r in rows) for n in names} | {"total": len(rows)}
         return {"workers": rows, "summary": summary, "endpointVersion": 1}
+
+    def lives(self, ident: str, worker: str) -> bool:
+        """Whether a worker of this endpoint runs."""
+        return any(w.id == worker and w.state == RUNNING for w in self._workers(ident))
 
     # --- inside
 

@@ -19,6 +19,7 @@ from accel.sandbox.runpod_endpoints import WAITING, WORKING, Endpoints, Job
 from accel.sandbox.wire import Refused
 
 WAIT_MS, MOST_WAIT_MS = 90_000.0, 300_000.0  # of runsync, "?wait"
+LOOK_S = 0.2  # whoever is held looks up that often
 HOLD_S = 4.0  # a worker's call for a job is held that long: RunPod's number is not published
 
 
@@ -45,9 +46,10 @@ class Queues(Endpoints):
         endpoint.jobs[job.id] = job
         self._tell(endpoint)
         self._scale(endpoint)
-        if wait_ms:
+        ends = self.now() + wait_ms / 1000
+        while (left := ends - self.now()) > 0 and not job.done.is_set() and not self.leaving:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(job.done.wait(), wait_ms / 1000)
+                await asyncio.wait_for(job.done.wait(), min(left, LOOK_S))
         return job.told()
 
     def job(self, ident: str, job: str) -> Job:
@@ -104,7 +106,8 @@ class Queues(Endpoints):
         endpoint = self.endpoint(ident)
         ends = self.now() + HOLD_S
         endpoint.free_since.setdefault(worker, self.now())
-        while (left := ends - self.now()) > 0 and ident in self.endpoints:
+        # a worker that is gone must be given nothing: its connection may be seen to end later
+        while (left := ends - self.now()) > 0 and not self.leaving and self.lives(ident, worker):
             if waiting := endpoint.waiting():
                 job = waiting[0]
                 job.state, job.worker, job.taken_at = WORKING, worker, self.now()
@@ -112,18 +115,17 @@ class Queues(Endpoints):
                 return {"id": job.id, "input": job.input}
             endpoint.news.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(endpoint.news.wait(), left)
+                await asyncio.wait_for(endpoint.news.wait(), min(left, LOOK_S))
         return None
 
-    async def stop_signals(self, ident: str, worker: str) -> list[str] | None:
+    async def stop_signals(self, ident: str, worker: str) -> dict[str, Any] | None:
         """job-stop: a long poll; rp_job.py:43-102."""
         endpoint = self.endpoint(ident)
         ends = self.now() + HOLD_S
-        while (left := ends - self.now()) > 0:
+        while (left := ends - self.now()) > 0 and not self.leaving and self.lives(ident, worker):
             if names := endpoint.stops.pop(worker, None):
-                return names
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(endpoint.news.wait(), min(left, 0.2))
+                return {"jobsToStop": names}
+            await asyncio.sleep(min(left, LOOK_S))
         return None
 
     def finish(
