@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.errors import (
+    BadOutput,
     NoCapacity,
     Preempted,
     ProviderError,
@@ -179,7 +180,7 @@ class Pods:
         try:
             async with self.far_end(lease) as far_end:
                 return await far_end.fetch_job(into)
-        except (Unreachable, NotFound) as silent:
+        except (Unreachable, NotFound, BadOutput) as silent:
             if await self._asleep(lease) is not None:
                 raise Preempted("the pod was gone before its files were fetched.",
                                 provider=NAME) from silent  # fmt: skip
