@@ -35,6 +35,11 @@ class FaultKind(StrEnum):
     TRUNCATED = "truncated"        # Download: full Content-Length, half of the bytes
     CORRUPTED = "corrupted"        # Download: one bit flipped, length right
     MISSING = "missing"            # Download: 404 for a file that the listing names
+    # Rented machines: what the call concerns, or makes, meets it; the call itself goes on as usual.
+    PREEMPT = "preempt"            # it is taken away, ``seconds`` nominal after it was told (SIGTERM)
+    COLD_START = "cold_start"      # it takes ``seconds`` nominal to come up (0: it never does)
+    PRICE = "price"                # before the call: every price is multiplied by the number in ``text``
+    OUT_OF_MEMORY = "out_of_memory"  # the far end's device has run out of memory
 
 
 @dataclass(slots=True)

@@ -138,7 +138,7 @@ class Reception(Door):
             if isinstance(error, ConnectionError | TimeoutError):
                 raise  # the asker is gone
             serving.counts["errors"] += 1
-            raise _refusal(error) from None
+            raise refusal(error) from None
         self.reply(200, answer, "application/octet-stream")
 
     def _blobs(self, method: str, path: str, query: dict[str, str], body: Body) -> None:
@@ -192,7 +192,7 @@ class Reception(Door):
         self.reply(200, far.running.told())
 
 
-def _refusal(error: Exception) -> Refused:
+def refusal(error: Exception) -> Refused:
     """What a stage raised, as an HTTP error with the name of its class."""
     if isinstance(error, Refused):
         return error

@@ -27,10 +27,10 @@ NEEDS = (
 )
 
 
-def source() -> str:
+def source(program: str = "boot.py") -> str:
     """``boot``'s source on one line of at most ``MAX_COMMAND`` characters, without quotes or spaces to
-    escape but its own double ones: fit for single quotes in a shell."""
-    tree = _Bare().visit(ast.parse(Path(__file__).with_name("boot.py").read_text()))
+    escape but its own double ones: fit for single quotes in a shell. program: or another file's of here."""
+    tree = _Bare().visit(ast.parse(Path(__file__).with_name(program).read_text()))
     plain = ast.unparse(tree)
     small = re.sub(r"^ +", lambda found: " " * (len(found[0]) // 4), plain, flags=re.M).replace("\n\n", "\n")
     if ast.dump(ast.parse(small)) != ast.dump(ast.parse(plain)):  # a text with spaces at a line's beginning
@@ -58,9 +58,9 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
-def command() -> list[str]:
+def command(program: str = "boot.py") -> list[str]:
     """The start command as a list: an image's entry point and arguments."""
-    return ["python3", "-c", source()]
+    return ["python3", "-c", source(program)]
 
 
 def shell_line() -> str:
