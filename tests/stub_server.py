@@ -1,8 +1,8 @@
 """A far end without its stages: what ``worker.server`` answers over HTTP, in a fifth of its start-up.
 
 Travels as ``accel.worker.server`` in ``stub_end.wheel``, with the real ``accel.worker.boot`` beside it, so
-that boot, TLS, token, lifetime and idle stop are the real ones. A job sleeps ``seconds`` and leaves two files.
-A file "fault" in its working directory makes downloads ``truncated`` or ``missing``.
+that boot, TLS, token, lifetime and idle stop are the real ones. A job sleeps ``seconds`` and leaves files. A
+file "fault" in its working directory makes downloads ``truncated`` or ``missing``.
 """
 
 import hashlib
@@ -18,15 +18,14 @@ from accel.worker import boot
 
 class Door(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    blobs: dict = {}
-    files: dict = {}
+    blobs, files = dict[str, bytes](), dict[str, bytes]()  # of the one machine that this process is
     ends = None  # of the job; None before there is one
 
     def one(self):
         machine, path = self.server.machine, self.path.partition("?")[0]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if not self.server.knows(self.headers):
-            return self.tell(401, {"error": "Unauthorised", "message": "the token of this lease is asked for"})
+            return self.tell(401, {"error": "Unauthorised", "message": "the token is asked for"})
         match self.command, path.split("/")[1:]:
             case "GET", ["health"]:
                 idle_s = time.monotonic() - machine.used
@@ -40,7 +39,8 @@ class Door(http.server.BaseHTTPRequestHandler):
                 if self.command == "PUT":
                     self.blobs[name] = body
                 have = name in self.blobs
-                return self.tell(200, {"have": len(self.blobs.get(name, b"")), "whole": have, "attached": have})
+                size = len(self.blobs.get(name, b""))
+                return self.tell(200, {"have": size, "whole": have, "attached": have})
             case "PUT", ["job"]:
                 job = json.loads(body)["job"]
                 type(self).ends = self.ends or time.monotonic() + float(job["seconds"])

@@ -132,7 +132,7 @@ class VastMachines:
             except (Unreachable, RateLimited) as silent:
                 if clock() - heard > min(QUIET_S, self._boot_s):
                     raise
-                await asyncio.sleep(silent.retry_after_s or 0.0)
+                await asyncio.sleep(min(silent.retry_after_s or 0.0, QUIET_S, max(0.0, ends - clock())))
             else:
                 heard = clock()
                 if instance is None:
@@ -175,7 +175,7 @@ class VastMachines:
         """How a machine that runs is reached; one request. Raises Preempted, Unreachable."""
         instance = await self._calls.instance(lease.remote_id)
         if instance is None:
-            raise Unreachable("the instance is gone.", provider=NAME)
+            raise Preempted("the instance is gone.", provider=NAME)
         await self._not_outbid(instance)
         if not _is_up(instance):
             raise Unreachable(f"the instance is {instance.status or 'provisioning'}.", provider=NAME)

@@ -1,4 +1,4 @@
-"""One sandbox Kaggle for a module's tests, emptied between them: starting one takes longer than a test."""
+"""One sandbox a cloud for a module's tests, emptied between them: starting one takes longer than a test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from accel.sandbox.server import KaggleSandbox
+from accel.sandbox.vast import VastSandbox
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +20,17 @@ def served() -> Iterator[KaggleSandbox]:
 def sandbox(served: KaggleSandbox) -> KaggleSandbox:
     served.reset()
     return served
+
+
+@pytest.fixture(scope="module")
+def vast_served() -> Iterator[VastSandbox]:
+    with VastSandbox(time_scale=400) as running:
+        yield running
+
+
+@pytest.fixture
+def vast(vast_served: VastSandbox) -> VastSandbox:
+    """An empty sandbox Vast.ai, where a machine is up in 0.15 s."""
+    vast_served.reset()
+    vast_served.set_cold(60.0)
+    return vast_served
