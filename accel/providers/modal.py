@@ -14,6 +14,7 @@ Wire facts stand in ``providers.modal_client``, ``modal_calls`` and ``modal_app`
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -88,8 +89,9 @@ class ModalProvider:
         python = ".".join(platform.python_version_tuple()[:2])
         self._apps = Deployments(self._client, environment, needs, python)
         self._live = LiveFunction(
-            self._apps, runtime, wheel, blobs, gpu=live_gpu, needs=needs, most=most, idle_s=idle_s, live_s=live_s
-        )
+            self._apps, runtime, wheel, blobs, gpu=live_gpu, needs=needs, most=most, idle_s=idle_s,
+            live_s=live_s,
+        )  # fmt: skip
         self._jobs = JobFunction(
             self._calls, self._apps, runtime, bundle, interval_s=billing_interval_s, max_bytes=max_bytes
         )
@@ -112,10 +114,8 @@ class ModalProvider:
                 return Unfit(self.name, self.realm, reason, now)
             if not self._credentials:
                 return Unfit(self.name, self.realm, NO_KEY, now, mendable=True)
-            try:
+            with contextlib.suppress(Denied, NotFound):  # who may not see bills may still run things
                 told = await self._calls.rates()
-            except (Denied, NotFound):
-                pass  # a token that may not see bills may still run things
             rows = catalogue(told, now.date())
             if need.lane is Lane.LIVE:
                 rows = [sold for sold in rows if sold.name == self._live.gpu]
@@ -151,7 +151,8 @@ class ModalProvider:
         try:
             word = await self._stop(lease)
             if lease.name.startswith(LIVE_PREFIX):
-                await self._drop_volume(lease.name)
+                with contextlib.suppress(NotFound):
+                    await self._apps.drop_volume(lease.name)
         except ProviderError as error:
             return Unconfirmed(lease.id, str(error), lease.ends_by)
         if word:
@@ -177,11 +178,8 @@ class ModalProvider:
                 del self._held[name]
         except ProviderError as error:
             return Unknown(str(error))
-        return tuple(
-            Lease(row.name, self.name, self.realm, row.name, row.id, row.created_at,
-                  row.created_at + timedelta(seconds=QUEUE_ALLOWANCE_S + MAX_LIFETIME_S))
-            for row in ours
-        )  # fmt: skip
+        longest, made = timedelta(seconds=QUEUE_ALLOWANCE_S + MAX_LIFETIME_S), (self.name, self.realm)
+        return tuple(Lease(r.name, *made, r.name, r.id, r.created_at, r.created_at + longest) for r in ours)
 
     # --- RunsBatch
 
@@ -248,12 +246,6 @@ class ModalProvider:
         except NotFound:
             return True
 
-    async def _drop_volume(self, name: str) -> None:
-        try:
-            await self._apps.drop_volume(name)
-        except NotFound:
-            return
-
     def _unfit(self, need: Need) -> str:
         """Why ``need`` cannot be met whatever Modal has; "" if nothing speaks against it."""
         if need.only and self.name not in need.only:
@@ -265,11 +257,11 @@ class ModalProvider:
         return ""
 
     def _offer(self, need: Need, sold: Sold, now: datetime) -> Offer:
-        live = need.lane is Lane.LIVE
+        live, short = need.lane is Lane.LIVE, sold.name.lower().strip("!")
         resident = self._live.sent(self._live.plan().name) if live else frozenset()
         movable = {need.index} - resident if need.index else set()
         return Offer(
-            id=f"{self.name}-{self.realm}-{sold.name.lower().strip('!')}", provider=self.name, realm=self.realm,
+            id=f"{self.name}-{self.realm}-{short}", provider=self.name, realm=self.realm,
             gpu=sold.gpu, rate=sold.rate, as_of=now,
             source="Modal's billing rates where they are clear; wait, cold start and transfer are priors",
             lanes=frozenset({need.lane}), numerics=numerics(sold.gpu.capability), wait_s=self._wait_s,

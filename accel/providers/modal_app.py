@@ -1,4 +1,4 @@
-"""What we deploy on Modal, and how it is called. Guarantee: one wheel travels once, and only bytes are pickled.
+"""What we deploy on Modal, and how it is called. Guarantee: a wheel travels once; only bytes are pickled.
 
 An app has one function: ``job`` (one input, then its container ends) or ``live`` (containers from 0 to
 ``most``, which end ``idle_s`` after their last input). Its image holds pinned packages and, mounted under
@@ -39,7 +39,7 @@ LEAST_IDLE_S, MOST_IDLE_S = 2, 3600
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One app. kind: JOB or LIVE. gpu: Modal's name. timeout_s: for one input. idle_s, most: bounds of LIVE."""
+    """One app. kind: JOB or LIVE. gpu: Modal's name. timeout_s: for one input; idle_s, most: of LIVE."""
 
     name: str
     kind: str
@@ -58,8 +58,9 @@ class Deployments:
     """Deploys and calls. python: "3.11" and the like; the containers must run the version we do."""
 
     def __init__(self, client: ModalClient, environment: str, needs: Sequence[str], python: str) -> None:
-        self._client, self._environment = client, environment
+        self._client = client
         self._needs, self._python = tuple(needs), python
+        self._at: dict[str, Any] = {"environment_name": environment or None}
         self._functions: dict[str, Any] = {}
 
     async def deploy(self, plan: Plan, wheel: bytes, *, limit_s: float) -> None:
@@ -69,8 +70,7 @@ class Deployments:
             zipfile.ZipFile(io.BytesIO(wheel)).extractall(place)
             app = self._app(plan, Path(place))
             await self._client.bounded(
-                lambda: app.deploy.aio(name=plan.name, environment_name=self._environment or None, client=client),
-                limit_s=limit_s,
+                lambda: app.deploy.aio(name=plan.name, client=client, **self._at), limit_s=limit_s
             )
         self._functions.pop(plan.name, None)
 
@@ -109,9 +109,7 @@ class Deployments:
         import modal
 
         client = await self._client.public()
-        held = modal.Volume.from_name(
-            volume, environment_name=self._environment or None, create_if_missing=True, version=1, client=client
-        )
+        held = modal.Volume.from_name(volume, create_if_missing=True, version=1, client=client, **self._at)
 
         async def upload() -> None:
             async with held.batch_upload(force=True) as batch:
@@ -124,11 +122,7 @@ class Deployments:
         import modal
 
         client = await self._client.public()
-        await self._client.bounded(
-            lambda: modal.Volume.objects.delete.aio(
-                volume, environment_name=self._environment or None, client=client
-            )
-        )
+        await self._client.bounded(lambda: modal.Volume.objects.delete.aio(volume, client=client, **self._at))
 
     # --- inside
 
@@ -138,9 +132,7 @@ class Deployments:
 
         if app not in self._functions:
             client = await self._client.public()
-            function = modal.Function.from_name(
-                app, kind, environment_name=self._environment or None, client=client
-            )
+            function = modal.Function.from_name(app, kind, client=client, **self._at)
             await self._client.bounded(function.hydrate.aio)
             self._functions[app] = function
         return self._functions[app]

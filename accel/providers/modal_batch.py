@@ -1,7 +1,7 @@
-"""Modal's batch lane: the one input of an app's function. Guarantee: it is queued once, and its end is told as it was.
+"""Modal's batch lane: the one input of an app's function. Guarantee: it is queued once, and ends as told.
 
-The app is found by the lease's name, its call by asking Modal for the function's inputs: any process can carry
-a job on that another began.
+The app is found by the lease's name, its call by asking Modal for the function's inputs: any process can
+carry a job on that another began.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class JobFunction:
     """See the module's guarantee. bundle: folder → files. interval_s: of the billing report."""
 
     def __init__(
-        self, calls: ModalCalls, apps: Deployments, runtime: Runtime, bundle: Callable[[Path], dict[str, bytes]],
-        *, interval_s: float, max_bytes: int,
+        self, calls: ModalCalls, apps: Deployments, runtime: Runtime,
+        bundle: Callable[[Path], dict[str, bytes]], *, interval_s: float, max_bytes: int,
     ) -> None:  # fmt: skip
         self._calls, self._apps, self._runtime, self._bundle = calls, apps, runtime, bundle
         self._interval_s, self._max_bytes = interval_s, max_bytes
@@ -119,17 +119,15 @@ class JobFunction:
         begin = lease.created_at - timedelta(seconds=2 * interval_s)
         amount = await self._calls.billed(lease.remote_id, begin, now)
         if amount is None:
-            function = self._functions.get(lease.name)
-            if function and await self._calls.inputs(function):
-                return None  # it has run, and the report does not show it yet
+            if await self._calls.has_run(lease.remote_id):
+                return None  # and the report does not show it yet
             amount = ZERO
         return Cost(amount, Basis.BILLED)
 
     async def _call(self, lease: Lease) -> str:
         """The id of the function's call, "" before there is one. Raises NotFound."""
-        if known := self._call_ids.get(lease.name):
-            if lease.name in self._functions:
-                return known
+        if (known := self._call_ids.get(lease.name)) and lease.name in self._functions:
+            return known
         found = await self._calls.function(lease.name, JOB)
         self._functions[lease.name] = found.function_id
         seen = await self._calls.inputs(found.function_id)

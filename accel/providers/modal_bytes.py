@@ -28,7 +28,7 @@ raise SystemExit(main((bundle / "job.json").read_bytes(), (bundle / "inputs.safe
 
 
 def bundled(folder: Path) -> dict[str, bytes]:
-    """What travels of a bundle: its job, its inputs and ``run.py``. Its wheel lies there. Raises UsageError."""
+    """What travels of a bundle: job, inputs and ``run.py``. Its wheel lies there. Raises UsageError."""
     bundle = Bundle.open(folder)
     job = json.dumps(bundle.job, sort_keys=True).encode()
     return {modal_far.RUN: RUN, "job.json": job, "inputs.safetensors": bundle.inputs}

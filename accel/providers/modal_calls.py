@@ -1,4 +1,4 @@
-"""Modal's calls one by one, through its generated stubs. Guarantee: each is one request, typed, never empty-handed.
+"""Modal's calls one by one, through its generated stubs. Guarantee: each is one request, and typed.
 
 Where Modal's public classes say too little: what state an app is in, which calls a function has had, how one
 ended and what it returned, what was billed. Evidence: modal 1.6.4; ``cli`` = modal/cli, ``fn`` =
@@ -84,8 +84,8 @@ class ModalCalls:
         for item in answer.apps:
             if not item.app_id or not item.state:
                 raise _odd("its list of apps holds a row without id or state")
-            rows.append(AppSeen(item.app_id, item.name or item.description, item.state in GONE,
-                                item.n_running_tasks, datetime.fromtimestamp(item.created_at, UTC)))  # fmt: skip
+            created, name = datetime.fromtimestamp(item.created_at, UTC), item.name or item.description
+            rows.append(AppSeen(item.app_id, name, item.state in GONE, item.n_running_tasks, created))
         return rows
 
     async def containers(self, app_id: str = "") -> set[str]:
@@ -126,6 +126,14 @@ class ModalCalls:
         if any(not r.function_call_id for r in rows):
             raise _odd("a call without its id")
         return [Seen(r.function_call_id, r.status == WAITING, r.startup_time_seconds) for r in rows]
+
+    async def has_run(self, app_id: str) -> bool:
+        """Whether a container ever took an input of the app's functions: one request, and one for each."""
+        layout = await self._ask("AppGetLayout", "AppGetLayoutRequest", app_id=app_id)
+        for function_id in layout.app_layout.function_ids.values():
+            if any(not seen.waiting for seen in await self.inputs(function_id)):
+                return True
+        return False
 
     async def ended(self, call_id: str) -> Ended | None:
         """fn:196-222, asked without waiting: None while it is not over. Raises NotFound."""

@@ -230,6 +230,8 @@ def classify(error: Exception, credentials: ModalCredentials) -> ProviderError:
         return _refused(error.status, words, error.retry_after_s)
     if (status := getattr(error, "_grpc_status", None)) is not None:
         return _refused(status.value, words, None)
+    if isinstance(error, sdk.NotFoundError):  # one that the SDK has put into its own words
+        return NotFound(words, provider=NAME)
     if isinstance(error, sdk.InternalFailure):
         return Preempted(f"the input was lost ({words}).", provider=NAME)
     if isinstance(error, sdk.FunctionTimeoutError):

@@ -1,4 +1,4 @@
-"""What runs in Modal's containers. Guarantee: bytes in, bytes out; nothing of ours is pickled, no error raised.
+"""What runs in Modal's containers. Guarantee: bytes in, bytes out; nothing of ours is pickled or raised.
 
 Modal's runtime imports this module from /root, where the files of our own wheel are mounted, and calls
 ``live`` or ``job``. A request is one line of JSON and a body; an answer begins with ``OK`` or ``FAILED``, so

@@ -26,8 +26,9 @@ class LiveFunction:
     """See the module's guarantee. live_s: seconds for one call, its cold start counted."""
 
     def __init__(
-        self, apps: Deployments, runtime: Runtime, wheel: Callable[[], bytes], blobs: Callable[[str], Path | None],
-        *, gpu: str, needs: Sequence[str], most: int, idle_s: float, live_s: float,
+        self, apps: Deployments, runtime: Runtime, wheel: Callable[[], bytes],
+        blobs: Callable[[str], Path | None], *, gpu: str, needs: Sequence[str], most: int,
+        idle_s: float, live_s: float,
     ) -> None:  # fmt: skip
         self._apps, self._runtime, self._pack, self.blobs = apps, runtime, wheel, blobs
         self.gpu, self._needs, self._most, self._idle_s = gpu, tuple(needs), most, idle_s
@@ -43,7 +44,8 @@ class LiveFunction:
 
     def plan(self) -> Plan:
         """The app, by everything that makes it what it is."""
-        said = (self.gpu, str(self._most), str(self._idle_s), *self._needs, hashlib.sha256(self.wheel()).hexdigest())
+        wheel = hashlib.sha256(self.wheel()).hexdigest()
+        said = (self.gpu, str(self._most), str(self._idle_s), *self._needs, wheel)
         digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
         name = f"{PREFIX}{self.gpu.lower().strip('!')}-{digest}"
         return Plan(name, LIVE, self.gpu, self._live_s, self._idle_s, self._most)
@@ -93,7 +95,7 @@ class LiveFunction:
     async def _deploy(self, app: str) -> None:
         plan = await self._runtime.offload(self.plan)
         if plan.name != app:
-            raise NotFound(f"{app} is not deployed, and this version of accel deploys another.", provider="modal")
+            raise NotFound(f"{app} is not deployed; this version of accel deploys another.", provider="modal")
         await self._apps.deploy(plan, self.wheel(), limit_s=DEPLOY_S)
 
     async def _send(self, app: str, index: str) -> None:

@@ -1,8 +1,8 @@
-"""What Modal's GPUs are and cost. Guarantee: a price names its source and its day, and a doubtful one is not taken.
+"""What Modal's GPUs are and cost. Guarantee: a price names its source and day; a doubtful one is not taken.
 
-Modal tells its rates (``WorkspaceBillingRates``, modal 1.6.4, _workspace.py:357-374), but neither their names
-nor their units are known offline: a rate is taken when its name holds the GPU's and its value, read as dollars
-an hour or a second, lies within a factor of ``DOUBT`` of the shipped one. Else the shipped snapshot is.
+Modal tells its rates (``WorkspaceBillingRates``, modal 1.6.4, _workspace.py:357-374), but neither their
+names nor their units are known offline: a rate is taken when its name holds the GPU's and its value, read as
+dollars an hour or a second, lies within a factor of ``DOUBT`` of the shipped one. Else the snapshot is.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _sold(name: str, told: Mapping[str, str], today: date) -> Sold | None:
 
 
 def _hourly(words: tuple[str, ...], told: Mapping[str, str], known: Decimal | None) -> Decimal | None:
-    """Dollars an hour of the one rate whose name holds ``words``; None for none, several or a doubtful one."""
+    """Dollars an hour of the one rate whose name holds ``words``; None for a doubtful one, or several."""
     found = []
     for key, value in told.items():
         parts = set(re.sub(r"(?<=\d)(?=gb)|[^a-z0-9]+", " ", key.lower()).replace(" gb", "gb").split())
@@ -86,11 +86,11 @@ def _hourly(words: tuple[str, ...], told: Mapping[str, str], known: Decimal | No
     if len(found) != 1 or known is None:
         return None
     try:
-        value = Decimal(found[0])
+        told_value = Decimal(found[0])
     except InvalidOperation:
         return None
-    for hourly in (value, value * 3600):
-        if value.is_finite() and known / DOUBT <= hourly <= known * DOUBT:
+    for hourly in (told_value, told_value * 3600):
+        if told_value.is_finite() and known / DOUBT <= hourly <= known * DOUBT:
             return hourly
     return None
 

@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from accel.core.errors import UsageError
+from accel.sandbox import modal_journal as journal
 from accel.sandbox.faults import FaultScript
 from accel.sandbox.modal_containers import Containers
-from accel.sandbox.modal_state import DEPLOYED, INITIALIZING, State
+from accel.sandbox.modal_state import DEPLOYED, INITIALIZING, App, State
 from accel.sandbox.modal_wire import ModalApp
 from accel.sandbox.serving import Server
 from accel.sandbox.wire import WireRecord
@@ -33,10 +34,11 @@ HOUR_S = 3600.0  # resolution of the billing report, nominal
 class ModalSandbox:
     """A Modal on loopback, in a thread, for as long as the ``with`` block lasts.
 
-    root: folder for contents; None: a temporary one. port: of gRPC, 0 takes a free one. token_id,
-    token_secret: what clients sign in with; "" makes new ones. time_scale: cold starts, idle windows and
-    the billing hour last 1/time_scale of their nominal length. cold_s: nominal seconds of a cold start.
-    now: the sandbox's clock, epoch seconds. Raises UsageError if the port is taken or Modal's SDK is missing.
+    root: folder that keeps its state; None: a temporary one. port: of gRPC, 0 takes a free one. token_id,
+    token_secret: what clients sign in with; "" keeps those of ``root``, or makes new ones. time_scale: cold
+    starts, idle windows and the billing hour last 1/time_scale of their nominal length. cold_s: nominal
+    seconds of a cold start; None: it never ends. now: the sandbox's clock, epoch seconds. Raises UsageError
+    if the port is taken or Modal's SDK is missing.
     """
 
     def __init__(
@@ -49,8 +51,7 @@ class ModalSandbox:
         if importlib.util.find_spec("modal") is None:
             raise UsageError("The sandbox Modal needs Modal's SDK.", hint="pip install 'accel[modal]'")
         self.root, self.time_scale = root, time_scale
-        self.token_id = token_id or "ak-" + secrets.token_hex(11)
-        self.token_secret = token_secret or "as-" + secrets.token_hex(11)
+        self.token_id, self.token_secret = token_id, token_secret
         self.url = ""
         self.billing_interval_s = HOUR_S / time_scale
         self._port, self._cold_s, self._now = port, cold_s, now
@@ -65,11 +66,16 @@ class ModalSandbox:
             if self.root is None:
                 self._temporary = tempfile.TemporaryDirectory(prefix="accel-modal-")
                 self.root = Path(self._temporary.name)
+            kept = self._temporary is None
+            self.root.mkdir(parents=True, exist_ok=True)
+            ident, secret = journal.token(self.root, self.token_id, self.token_secret)
+            self.token_id = ident or "ak-" + secrets.token_hex(11)
+            self.token_secret = secret or "as-" + secrets.token_hex(11)
             state = State(self.root, self._now)
             containers = Containers(state, time_scale=self.time_scale, cold_s=self._cold_s)
             self._app = ModalApp(
                 state, containers, self._faults, token=(self.token_id, self.token_secret),
-                interval_s=self.billing_interval_s, port=self._port,
+                interval_s=self.billing_interval_s, port=self._port, kept=kept,
             )  # fmt: skip
             self._app.calls.url = server.url
             server.start(self._app)
@@ -149,12 +155,11 @@ class ModalSandbox:
 
         def look() -> list[dict[str, Any]]:
             alive = [a for a in state.apps.values() if a.state in (DEPLOYED, INITIALIZING)]
-            apps = [{"kind": "app", "id": a.id, "name": a.name or a.description, "state": a.state} for a in alive]
-            return apps + [
-                {"kind": "container", "id": c.id, "name": state.apps[state.functions[c.function_id].app_id].name,
-                 "state": "running" if c.ready_at else "starting"}
-                for c in containers.live()
-            ]  # fmt: skip
+            found = [_thing("app", a.id, a, "deployed" if a.state == DEPLOYED else "begun") for a in alive]
+            for c in containers.live():
+                app = state.apps[state.functions[c.function_id].app_id]
+                found.append(_thing("container", c.id, app, "running" if c.ready_at else "starting"))
+            return found
 
         found: list[dict[str, Any]] = self.app.run(look)
         return found
@@ -190,3 +195,7 @@ class ModalSandbox:
             },
             "accel": {"provider": "modal", "realm": "sandbox", "endpoint": self.url},
         }
+
+
+def _thing(kind: str, ident: str, app: App, state: str) -> dict[str, Any]:
+    return {"kind": kind, "id": ident, "name": app.name or app.description, "state": state}

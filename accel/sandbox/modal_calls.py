@@ -1,4 +1,4 @@
-"""Modal's calls on apps, images, files, volumes and bills. Guarantee: an app is deployed when it is published.
+"""Modal's calls on apps, files, volumes and bills. Guarantee: an app is deployed when it is published.
 
 Evidence: modal 1.6.4 as installed; ``runner`` = modal/runner.py, ``fn`` = modal/_functions.py. A method is
 named after its RPC and gets the request; it returns the answer, or raises ``Refused`` with an HTTP status.
@@ -22,6 +22,7 @@ from accel.sandbox.modal_state import (
     Function,
     State,
     new_id,
+    protocol,
 )
 from accel.sandbox.wire import Refused
 
@@ -35,9 +36,7 @@ class ObjectCalls:
     """One account's calls. url: of the blobs. interval_s: of the billing report, scaled."""
 
     def __init__(self, state: State, containers: Containers, *, interval_s: float) -> None:
-        from modal_proto import api_pb2
-
-        self.pb = api_pb2
+        self.pb = protocol()
         self.state, self.containers, self.interval_s = state, containers, interval_s
         self.url = ""
 
@@ -61,7 +60,7 @@ class ObjectCalls:
 
     def WorkspaceBillingReport(self, request: Any) -> Any:
         """A stream: rows in the order of their intervals."""
-        start, end = request.start_timestamp.ToMicroseconds() / 1e6, request.end_timestamp.ToMicroseconds() / 1e6
+        start, end = (t.ToMicroseconds() / 1e6 for t in (request.start_timestamp, request.end_timestamp))
         rows = report(self.state, self.containers.all.values(), start, min(end, self.state.now()),
                       self.interval_s, request.app_ids)  # fmt: skip
         for app, at, nano in rows:

@@ -23,6 +23,7 @@ import secrets
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +39,7 @@ from accel.sandbox.modal_state import (
     Input,
     State,
     new_id,
+    protocol,
 )
 from accel.sandbox.runner import PASSED, SUPERVISOR
 
@@ -65,6 +67,7 @@ class Containers:
         self.rates = dict(RATES)
         self.all: dict[str, Container] = {}
         self.url = ""
+        self.changed: Callable[[], None] = lambda: None  # called when a container has begun or ended
 
     def live(self, function_id: str = "") -> list[Container]:
         """Those that exist now."""
@@ -139,10 +142,9 @@ class Containers:
             container.draining = True
             if notice_s:
                 self._signal(container, signal.SIGINT)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(notice_s / self.time_scale):
-                        while container.process is not None and container.process.returncode is None:
-                            await asyncio.sleep(TICK_S)
+                if container.process is not None:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(container.process.wait(), notice_s / self.time_scale)
             await self.kill(container, why, INTERNAL_FAILURE if lost else 0)
             for given in inputs:
                 if not lost and given.result is None:
@@ -186,11 +188,10 @@ class Containers:
             secrets.token_hex(16), self.cold_s,
         )  # fmt: skip
         self.all[container.id] = container
+        self.changed()
         container.task = asyncio.get_running_loop().create_task(self._run(container, function))
 
     async def _run(self, container: Container, function: Function) -> None:
-        from modal_proto import api_pb2
-
         if container.cold_s is None:
             await asyncio.Event().wait()
             return
@@ -215,15 +216,13 @@ class Containers:
             waiting.cancel()
         self._over(container, "its runtime ended", INTERNAL_FAILURE)
         if not container.ready_at and function.pending:  # it cannot start: whoever waits is told
-            why = container.result or api_pb2.GenericResult(status=INIT_FAILURE, exception="it did not start")
-            self.state.end(function.pending.pop(0), why)
+            unknown = protocol().GenericResult(status=INIT_FAILURE, exception="it did not start")
+            self.state.end(function.pending.pop(0), container.result or unknown)
         await self.state.notify()
         self.scale(function)
 
     def _lay_out(self, container: Container, function: Function) -> Path:
         """Its folder: working with the mounted files, and the protocol's arguments."""
-        from modal_proto import api_pb2
-
         folder = self.state.root / "containers" / container.id
         root = folder / "working"
         for name in ("home", "tmp", "working"):
@@ -236,13 +235,13 @@ class Containers:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.state.content(file.sha256_hex), target)
         app = self.state.apps[function.app_id]
-        layout = api_pb2.AppLayout(function_ids=app.functions or {function.tag: function.id})
+        layout = protocol().AppLayout(function_ids=app.functions or {function.tag: function.id})
         for ident in layout.function_ids.values():
             known = self.state.functions[ident]
-            layout.objects.append(api_pb2.Object(object_id=ident, function_handle_metadata=known.handle))
+            layout.objects.append(protocol().Object(object_id=ident, function_handle_metadata=known.handle))
         for other in function.definition.object_dependencies:  # the image, by its id alone
-            layout.objects.append(api_pb2.Object(object_id=other.object_id))
-        arguments = api_pb2.ContainerArguments(
+            layout.objects.append(protocol().Object(object_id=other.object_id))
+        arguments = protocol().ContainerArguments(
             task_id=container.id, function_id=function.id, app_id=app.id, function_def=function.definition,
             app_layout=layout, environment_name="main",
         )  # fmt: skip
@@ -261,15 +260,14 @@ class Containers:
         }  # fmt: skip
 
     def _over(self, container: Container, why: str, status: int) -> None:
-        from modal_proto import api_pb2
-
         if container.ended_at:
             return
         container.ended_at, container.why = self.state.now(), why
         if status:
             for given in container.running:
-                self.state.end(given, api_pb2.GenericResult(status=status, exception=why))
+                self.state.end(given, protocol().GenericResult(status=status, exception=why))
         container.running.clear()
+        self.changed()
         shutil.rmtree(self.state.root / "containers" / container.id / "working", ignore_errors=True)
 
     def _signal(self, container: Container, number: signal.Signals) -> None:

@@ -144,7 +144,8 @@ class FunctionCalls(ObjectCalls):
 
     def FunctionCallFetch(self, request: Any) -> Any:
         """modal/cli/function.py:1034: a function's inputs, newest first."""
-        inputs = [i for c in self.state.calls.values() if c.function_id == request.function_id for i in c.inputs]
+        calls = [c for c in self.state.calls.values() if c.function_id == request.function_id]
+        inputs = [i for c in calls for i in c.inputs]
         answer = self.pb.FunctionCallFetchResponse()
         inputs.sort(key=lambda i: i.enqueued_at, reverse=True)
         for given in inputs[: request.tail.count or None]:
@@ -210,16 +211,15 @@ class FunctionCalls(ObjectCalls):
             self.state.inputs[given.id] = given
             call.inputs.append(given)
             function.pending.append(given)
-            answers.append(
-                self.pb.FunctionPutInputsResponseItem(idx=item.idx, input_id=given.id, input_jwt=f"{given.id}:0")
-            )
+            answers.append(self.pb.FunctionPutInputsResponseItem(
+                idx=item.idx, input_id=given.id, input_jwt=f"{given.id}:0"
+            ))  # fmt: skip
         self.containers.scale(function)
         return answers
 
     def _wanted(self, request: Any, output: Any) -> bool:
-        if request.HasField("start_idx") and not request.start_idx <= output.idx <= request.end_idx:
-            return False
-        return True
+        chosen = request.HasField("start_idx")
+        return not chosen or bool(request.start_idx <= output.idx <= request.end_idx)
 
     @staticmethod
     def _status(given: Input) -> int:

@@ -23,6 +23,13 @@ EPHEMERAL, DETACHED, DEPLOYED, STOPPED, INITIALIZING = 1, 2, 3, 5, 6
 SUCCESS, FAILURE, TERMINATED, TIMEOUT, INIT_FAILURE, INTERNAL_FAILURE, OOM_KILL = 1, 2, 3, 4, 5, 6, 10
 
 
+def protocol() -> Any:
+    """``modal_proto.api_pb2``, imported where it is used: it comes with Modal's SDK."""
+    from modal_proto import api_pb2
+
+    return api_pb2
+
+
 def new_id(prefix: str) -> str:
     """ "ap-…" and the like."""
     return f"{prefix}-" + "".join(secrets.choice(ALPHABET) for _ in range(22))
@@ -146,11 +153,9 @@ class State:
         """Write down the end of an input's attempt; returns the output, or None if it had ended."""
         if given.result is not None:
             return None
-        from modal_proto import api_pb2
-
         given.result, given.ended_at = result, self.now()
         call = self.calls[given.call_id]
-        output = api_pb2.FunctionGetOutputsItem(
+        output = protocol().FunctionGetOutputsItem(
             result=result, idx=given.idx, input_id=given.id, data_format=data_format, task_id=given.task_id,
             input_started_at=given.started_at, output_created_at=given.ended_at, retry_count=given.attempt,
         )  # fmt: skip

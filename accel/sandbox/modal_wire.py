@@ -22,35 +22,44 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from accel.sandbox import modal_journal as journal
 from accel.sandbox.faults import Fault, FaultKind, FaultScript
 from accel.sandbox.modal_billing import Container
 from accel.sandbox.modal_calls import BLOCK
 from accel.sandbox.modal_containers import Containers
 from accel.sandbox.modal_invocations import ContainerCalls
-from accel.sandbox.modal_state import State
+from accel.sandbox.modal_state import State, protocol
 from accel.sandbox.wire import KEPT, LoopbackApp, Raw, Refused, WireRecord
 
 # HTTP status → gRPC code (grpc.io, "Status codes", 2026; modal/_grpc_client.py:27-44 for the SDK's classes).
 CODES = {
-    400: 3, 401: 16, 402: 7, 403: 7, 404: 5, 409: 6, 412: 9, 429: 8, 500: 13, 501: 12, 502: 14, 503: 14, 504: 4,
+    400: 3, 401: 16, 402: 7, 403: 7, 404: 5, 409: 6, 412: 9, 429: 8,
+    500: 13, 501: 12, 502: 14, 503: 14, 504: 4,
 }  # fmt: skip
 MAX_BYTES = 1 << 30
 # Beside their own: what a container may call of what clients call, to read volumes and send blobs.
 SHARED = ("BlobCreate", "BlobGet", "VolumeGetOrCreate", "VolumeGetFile2", "VolumeCommit", "ClientHello",
           "EnvironmentGetOrCreate")  # fmt: skip
+# What changes nothing, and comes often.
+READING = (
+    "FunctionGetInputs", "ContainerHeartbeat", "FunctionGetOutputs", "FunctionGet", "AppList", "TaskList",
+    "FunctionCallFetch", "AppHeartbeat", "MountBatchedCheckExistence",
+)  # fmt: skip
 OWN = ("ContainerHello", "ContainerHeartbeat", "FunctionGetInputs", "FunctionPutOutputs", "TaskResult")
 
 
 class ModalApp(LoopbackApp):
-    """The HTTP side, and whose loop the gRPC side runs on. token: (id, secret) of the one account."""
+    """The HTTP side, and whose loop the gRPC side runs on. token: (id, secret) of the one account. kept: its
+    state is written down."""
 
     def __init__(
         self, state: State, containers: Containers, faults: FaultScript, *, token: tuple[str, str],
-        interval_s: float, port: int,
+        interval_s: float, port: int, kept: bool,
     ) -> None:  # fmt: skip
         super().__init__(faults)
         self.state, self.containers, self.token, self._port = state, containers, token, port
         self.calls = ContainerCalls(state, containers, interval_s=interval_s)
+        self._kept = kept
         self.inner: deque[str] = deque(maxlen=KEPT)  # calls of containers
         self.port = 0
         self._server: Any = None
@@ -64,12 +73,24 @@ class ModalApp(LoopbackApp):
         await self._server.start("127.0.0.1", self._port)
         self.port = self._server._server.sockets[0].getsockname()[1]
         self.containers.url = f"http://127.0.0.1:{self.port}"
+        self.containers.changed = self.save
+        if self._kept:
+            journal.load(self.state, self.containers.all)
+            for function in self.state.functions.values():
+                if function.definition is not None and not self.state.apps[function.app_id].stopped_at:
+                    self.containers.scale(function)
 
     async def closed(self) -> None:
         """Kill every container, then stop listening."""
         await self.containers.close()
+        self.save()
         self._server.close()
         await self._server.wait_closed()
+
+    def save(self) -> None:
+        """Write down what has changed."""
+        if self._kept:
+            journal.save(self.state, self.containers.all, self.token)
 
     def run(self, make: Callable[[], Any]) -> Any:
         """``make()`` on the server's loop, for calls from other threads; awaited if need be."""
@@ -132,8 +153,8 @@ class Service:
 
         table: dict[str, Any] = ModalClientBase.__mapping__(_Names())  # type: ignore[arg-type]
         return {
-            path: Handler(bound(path.rsplit("/", 1)[1]), known.cardinality, known.request_type, known.reply_type)
-            for path, known in table.items()
+            path: Handler(bound(path.rsplit("/", 1)[1]), h.cardinality, h.request_type, h.reply_type)
+            for path, h in table.items()
         }
 
     async def _serve(self, name: str, stream: Any) -> None:
@@ -162,6 +183,8 @@ class Service:
         except asyncio.CancelledError:  # the client has gone
             self._note(name, request, container, 0, fault)
             raise
+        if name not in READING:
+            self._app.save()
         self._note(name, request, container, status, fault)  # before the answer: who has it, finds this
         if status == 0:
             await stream.cancel()
@@ -172,14 +195,18 @@ class Service:
             for answer in answers:
                 await stream.send_message(answer)
 
-    def _note(self, name: str, request: Any, container: Container | None, status: int, fault: Fault | None) -> None:
+    def _note(
+        self, name: str, request: Any, container: Container | None, status: int, fault: Fault | None
+    ) -> None:
         if container is not None:
             self._app.inner.append(name)
             return
         struck = str(fault.kind) if fault else ""
         self._app.wire.append(WireRecord("gRPC", f"/{name}", name, status, struck, request.ByteSize()))
 
-    async def _answers(self, name: str, request: Any, container: Container | None, metadata: Any) -> list[Any]:
+    async def _answers(
+        self, name: str, request: Any, container: Container | None, metadata: Any
+    ) -> list[Any]:
         from google.protobuf.empty_pb2 import Empty
 
         method = getattr(self._app.calls, name, None)
@@ -220,7 +247,7 @@ class Service:
     def _authenticate(self, metadata: Any) -> None:
         given = (str(metadata.get("x-modal-token-id", "")), str(metadata.get("x-modal-token-secret", "")))
         pairs = zip(given, self._app.token, strict=True)
-        if not all([hmac.compare_digest(a.encode(), b.encode()) for a, b in pairs]):
+        if not all(hmac.compare_digest(a.encode(), b.encode()) for a, b in pairs):
             raise Refused(401, "Token is not valid")
 
 
@@ -254,9 +281,7 @@ class _Names:
 
 
 def _retry_policy(seconds: float) -> list[Any]:
-    from modal_proto import api_pb2
-
-    return [api_pb2.RPCRetryPolicy(retry_after_secs=seconds)]
+    return [protocol().RPCRetryPolicy(retry_after_secs=seconds)]
 
 
 def _corrupted(answer: Any) -> Any:
