@@ -12,6 +12,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from accel import config, environment, keys
@@ -29,7 +30,7 @@ from accel.fleet.reap import Finding, Reaper
 from accel.fleet.replicas import Replicas
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
-from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs, leases
 from accel.ledger.limits import LAUNCHES_PER_HOUR
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
@@ -148,6 +149,7 @@ class GPUAccelerator:
         """Give up what runs beside the requests. The ledger and the cache stay open."""
         await self._warmer.close()
         await self.replicas.close()
+        await self.board.aclose()
 
     def explain(self, ident: str) -> tuple[decisions.Decision, ...]:
         """The decisions behind a query, task or decision id."""
@@ -212,13 +214,15 @@ async def open_accelerator(
     for name in asked:
         if name in settings.disabled:
             raise UsageError(f"{name} is disabled in your settings.", hint=f"See {config.settings_file()}.")
-    found = roster(
-        realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms
-    )  # fmt: skip
-    found = [p for p in found if p.name not in settings.disabled]
     ledger = Ledger(root / "ledger.sqlite3", realm, runtime.now)
-    cache = ExactCache(root / "cache.sqlite3") if use_cache else None
+    cache = None
     try:
+        cache = ExactCache(root / "cache.sqlite3") if use_cache else None
+        found = roster(
+            realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms,
+            taken=partial(leases.taken, ledger),
+        )  # fmt: skip
+        found = [p for p in found if p.name not in settings.disabled]
         budgets = Budgets(ledger, limits(settings, realm))
         budgets.recover()
         accelerator = GPUAccelerator(

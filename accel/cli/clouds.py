@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from accel import keys
 from accel.core.errors import UsageError
-from accel.keys import Access, KaggleKey
+from accel.keys import Access, ApiKey, KaggleKey, ModalKey
 
 
 @contextlib.contextmanager
@@ -60,8 +62,37 @@ def _kaggle(**options: Any) -> Any:
     return KaggleSandbox(**options)
 
 
-CLOUDS: dict[str, Callable[..., Any]] = {"kaggle": _kaggle}
+def _runpod(**options: Any) -> Any:
+    from accel.sandbox.runpod import RunPodSandbox
+
+    return RunPodSandbox(**options)
+
+
+def _vast(**options: Any) -> Any:
+    from accel.sandbox.vast import VastSandbox
+
+    return VastSandbox(**options)
+
+
+def _modal(**options: Any) -> Any:
+    from accel.sandbox.modal import ModalSandbox
+
+    return ModalSandbox(**options)
+
+
+CLOUDS: dict[str, Callable[..., Any]] = {
+    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal,
+}  # fmt: skip
+
+
+def _plain(cloud: Any) -> keys.Key:
+    return ApiKey(key=SecretStr(cloud.key))
+
+
 # the key that a started cloud takes
 KEYS: dict[str, Callable[[Any], keys.Key]] = {
-    "kaggle": lambda cloud: KaggleKey.model_validate({"username": cloud.username, "key": cloud.key}),
+    "kaggle": lambda cloud: KaggleKey(username=cloud.username, key=SecretStr(cloud.key)),
+    "runpod": _plain,
+    "vast": _plain,
+    "modal": lambda cloud: ModalKey(token_id=cloud.token_id, token_secret=SecretStr(cloud.token_secret)),
 }

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from accel import keys
 from accel.core.errors import SettingsError
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
-from accel.keys import Access, KaggleKey
+from accel.keys import Access, ApiKey, KaggleKey, ModalKey
 from accel.providers.base import Provider
 from accel.providers.local import LocalProvider
 from accel.worker.engine import Worker
@@ -25,26 +27,33 @@ SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every adapter is given: the realm, the clock, the terms that the person accepted."""
+    """What every adapter may be given.
+
+    home: where the secret of our leases is kept. accepted: terms. taken: a provider's name → ids of offers
+    that can be rented once, and are. blobs: an index's id → its folder here, or None.
+    """
 
     realm: Realm
     runtime: Runtime
+    home: Path
     accepted: Sequence[str]
+    taken: Callable[[str], frozenset[str]]
+    blobs: Callable[[str], Path | None]
 
 
 def roster(
     realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, access: Mapping[str, Access],
-    accepted: Sequence[str] = (),
+    accepted: Sequence[str] = (), taken: Callable[[str], frozenset[str]] = lambda _: frozenset(),
 ) -> list[Provider]:  # fmt: skip
-    """This machine and the adapters of one realm.
+    """This machine and the adapters of one realm; see ``Site``. folder: where they may keep things.
 
     access: by provider. Raises SettingsError for a sandbox's URL outside of the sandbox realm, or none in it.
     """
     for name, how in access.items():
         if bool(how.endpoint) != (realm is Realm.SANDBOX):
             raise SettingsError(f"{name}: a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
-    site = Site(realm, runtime, accepted)
-    made = [ADAPTERS[name](site, how) for name, how in access.items() if name in ADAPTERS]
+    site = Site(realm, runtime, folder, accepted, taken, worker.folder)
+    made = [ADAPTERS[name](site, how) for name, how in access.items()]
     return [LocalProvider(realm, worker, folder / "local", runtime), *made]
 
 
@@ -61,4 +70,46 @@ def _kaggle(site: Site, how: Access) -> Provider:
     )  # fmt: skip
 
 
-ADAPTERS: dict[str, Callable[[Site, Access], Provider]] = {"kaggle": _kaggle}
+def _runpod(site: Site, how: Access) -> Provider:
+    from accel.providers.runpod import COLD_PRIOR_S, RunPodProvider
+    from accel.providers.runpod_calls import Credentials
+
+    return RunPodProvider(
+        realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
+        credentials=Credentials(_plain(how)), token=partial(keys.lease_token, site.home), blobs=site.blobs,
+        cold_s=SANDBOX_COLD_S if how.endpoint else COLD_PRIOR_S,
+    )  # fmt: skip
+
+
+def _vast(site: Site, how: Access) -> Provider:
+    from accel.providers.vast import VastProvider
+
+    return VastProvider(
+        realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
+        key=_plain(how), token=partial(keys.lease_token, site.home), blobs=site.blobs,
+        certificate=partial(keys.lease_certificate, site.home), taken=partial(site.taken, "vast"),
+        cold_s=SANDBOX_COLD_S if how.endpoint else None,
+    )  # fmt: skip
+
+
+def _modal(site: Site, how: Access) -> Provider:
+    from accel.providers.modal import COLD_PRIOR_S, WAIT_PRIOR_S, ModalProvider
+    from accel.providers.modal_client import ModalCredentials
+
+    key, credentials = how.key, ModalCredentials()
+    if isinstance(key, ModalKey):
+        credentials = ModalCredentials(key.token_id, key.token_secret.get_secret_value())
+    wait_s, cold_s = (SANDBOX_WAIT_S, SANDBOX_COLD_S) if how.endpoint else (WAIT_PRIOR_S, COLD_PRIOR_S)
+    return ModalProvider(
+        realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
+        credentials=credentials, blobs=site.blobs, wait_s=wait_s, cold_s=cold_s,
+    )  # fmt: skip
+
+
+def _plain(how: Access) -> str:
+    return how.key.key.get_secret_value() if isinstance(how.key, ApiKey) else ""
+
+
+ADAPTERS: dict[str, Callable[[Site, Access], Provider]] = {
+    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal,
+}  # fmt: skip

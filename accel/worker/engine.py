@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ class Worker:
     def attach(self, index: HybridIndex) -> None:
         """Make an index searchable here, under its id."""
         self._indexes[index.id] = index
+
+    def folder(self, ident: str) -> Path | None:
+        """Where an attached index lies, so that it can be brought elsewhere; None for an unknown one."""
+        index = self._indexes.get(ident)
+        return index.folder if index else None
 
     def resident(self) -> frozenset[str]:
         """Ids of attached indexes and revisions of loaded models."""
