@@ -15,7 +15,7 @@ from accel.core.offer import Offer, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need
 from accel.providers import terms
-from accel.providers.base import Provider
+from accel.providers.base import KeepsConnections, Provider
 
 PROBE_S = 10.0
 FRESH_S = 5.0
@@ -75,6 +75,12 @@ class Board:
         whole = {name: answers[name] for name in names}
         self._whole[need] = (until, whole)
         return tuple(whole.values())
+
+    async def aclose(self) -> None:
+        """Let go of the connections of those that keep some."""
+        for provider in self.providers.values():
+            if isinstance(provider, KeepsConnections):
+                await provider.aclose()
 
     def forget(self, name: str = "") -> None:
         """Drop what is kept, of one provider or of all: something was rented or released."""

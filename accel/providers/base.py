@@ -119,6 +119,15 @@ class ServesLive(Protocol):
 
 
 @runtime_checkable
+class KeepsConnections(Protocol):
+    """Holds sockets between its calls."""
+
+    async def aclose(self) -> None:
+        """Let go of them; the next call opens others."""
+        ...
+
+
+@runtime_checkable
 class TellsBill(Protocol):
     """Says what it charged."""
 

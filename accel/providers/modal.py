@@ -99,7 +99,7 @@ class ModalProvider:
         self._bundles: dict[str, Path] = {}  # what create was given, for a start that is not
         self._held: dict[str, str] = {}  # lease name → app, of what this process made and has not released
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of the connection. The provider may be used again."""
         await self._client.close()
 

@@ -26,7 +26,7 @@ def served() -> Iterator[ModalSandbox]:
 def adapter(served: ModalSandbox) -> Iterator[Any]:
     made = modal_cases.provider(served)
     yield made
-    asyncio.run(made.close())
+    asyncio.run(made.aclose())
 
 
 class TestModal(ProviderContract):
