@@ -3,6 +3,10 @@
 SQLite in WAL mode, shared by processes. Values are envelopes, which carry their own digest: a damaged
 entry is dropped and counted as a miss. A file that is not ours is set aside, and a new one begun. The
 cache may always be deleted; it never makes a request fail.
+
+A hit only reads. What was used is noted in memory and written before anything is evicted, once ``NOTES`` are
+waiting or one is ``NOTED_S`` old, and at the end: what this process evicts is what was least recently used.
+Another process may not know of the last notes yet, and a killed one loses them.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ _PASSING = frozenset({
 })  # fmt: skip
 _MANY = 500  # below SQLite's limit of variables in one statement
 DEFAULT_BYTES = 2 << 30
+NOTES, NOTED_S = 1000, 60.0
 WAIT_S = 2.0  # for another process; a cache that lets a request wait longer is none
 
 
@@ -39,6 +44,9 @@ class ExactCache:
         self.path, self.max_bytes = path, max_bytes
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._page = 0  # bytes of one, in the file that is open
+        self._used: dict[str, float] = {}  # hits that are not written yet, and when they were
+        self._noted = 0.0  # when the first of them was
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open()
@@ -69,6 +77,7 @@ class ExactCache:
                 "used REAL NOT NULL) STRICT, WITHOUT ROWID"
             )
             db.execute("SELECT key, used FROM entry LIMIT 1")
+            self._page = db.execute("PRAGMA page_size").fetchone()[0]
         except sqlite3.DatabaseError:
             db.close()
             raise
@@ -83,7 +92,7 @@ class ExactCache:
                     break
                 marks = ",".join("?" * len(part))
                 found.update(db.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", part))
-                db.execute(f"UPDATE entry SET used = ? WHERE key IN ({marks})", (time.time(), *part))
+            self._note(found)
         return {key: e for key, blob in found.items() if (e := self._parse(key, blob)) is not None}
 
     def put_many(self, entries: Mapping[str, Envelope]) -> None:
@@ -107,7 +116,34 @@ class ExactCache:
         """Close the file."""
         with self._lock:
             if self._db is not None:
+                with self._failing("written"):
+                    self._write_notes(self._db)
                 self._db.close()
+
+    def _note(self, found: Iterable[str]) -> None:
+        """These were used now."""
+        now = time.time()
+        if not self._used:
+            self._noted = now
+        self._used.update(dict.fromkeys(found, now))
+        if self._db and (len(self._used) >= NOTES or not 0 <= now - self._noted <= NOTED_S):
+            self._write_notes(self._db)
+
+    def _write_notes(self, db: sqlite3.Connection) -> None:
+        """Those that cannot be written are dropped: no request waits for them again."""
+        notes, self._used = self._used, {}
+        if not notes:
+            return
+        whole = not db.in_transaction
+        if whole:
+            db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(
+                "UPDATE entry SET used = max(used, ?) WHERE key = ?", [(at, key) for key, at in notes.items()]
+            )
+        finally:
+            if whole and db.in_transaction:
+                db.execute("COMMIT")
 
     @contextlib.contextmanager
     def _failing(self, what: str) -> Iterator[sqlite3.Connection | None]:
@@ -119,9 +155,13 @@ class ExactCache:
 
     def _evict(self, db: sqlite3.Connection) -> None:
         """Make room, least recently used first."""
-        pragma = ("page_count", "freelist_count", "page_size")  # O(1), where sum(length) reads it all
-        pages, free, page = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in pragma)
-        excess = (pages - free) * page - self.max_bytes
+        pages = db.execute("PRAGMA page_count").fetchone()[0]  # O(1), where sum(length) reads it all
+        if pages * self._page <= self.max_bytes:
+            return
+        free = db.execute("PRAGMA freelist_count").fetchone()[0]
+        excess = (pages - free) * self._page - self.max_bytes
+        if excess > 0:
+            self._write_notes(db)
         while excess > 0:
             oldest = db.execute(
                 "SELECT key, length(value) FROM entry ORDER BY used, key LIMIT 256"

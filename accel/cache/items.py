@@ -59,7 +59,7 @@ def merge(task: Task, keys: Sequence[str], found: Mapping[str, Envelope]) -> Env
     if not _per_text(task):
         return replace(found[keys[0]], task_id=task.id)
     rows = [found[key].tensors["vector"] for key in keys]
-    vectors = np.stack(rows) if rows else np.zeros((0, task.spec.dimension), np.float32)
+    vectors = np.array(rows) if rows else np.zeros((0, task.spec.dimension), np.float32)
     return Envelope(task.id, task.spec.fields(), {"vectors": vectors})
 
 

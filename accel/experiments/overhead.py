@@ -4,6 +4,10 @@ The production engine routes live requests among providers that answer at once, 
 machine's stand-in; nothing is computed, so that what is left is ours. A call's time is split into the
 ledger's transactions, the provider's own call, and the rest: cache keys, offers, what is known of each
 provider, budgets, ranking, the cascade with its breakers and limits, validation. The rest is the decision.
+
+One machine is faster in one hour than in another. So a fixed loop of plain Python (``calibrate``) is timed
+between the calls, and a decision is also given in loops; and ``--against FOLDER`` measures another checkout
+in turns with this one, in processes of their own, and gives the ratios.
 """
 
 from __future__ import annotations
@@ -12,7 +16,10 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -45,7 +52,7 @@ class Overhead:
 
     paid: the call went to an offer that bills, so that it was reserved for first. ranking: of the decision,
     what ``preview`` takes: offers, what is known of each provider, budgets, filter, score, order and words.
-    transactions: per call.
+    transactions: per call. loop_us: of ``calibrate``, in the same seconds.
     """
 
     offers: int
@@ -57,6 +64,25 @@ class Overhead:
     ledger_us: float
     transactions: float
     total_us: float
+    loop_us: float
+
+    @property
+    def decision_loops(self) -> float:
+        """The decision in loops of ``calibrate``: comparable between machines, and hours of one."""
+        return self.decision_us / self.loop_us
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """This checkout over another, medians over rounds. low, high: quartiles of the rounds' ratios."""
+
+    part: str
+    paid: bool
+    other_us: float
+    this_us: float
+    ratio: float
+    low: float
+    high: float
 
 
 class _Clocked(Ledger):
@@ -132,15 +158,62 @@ async def measure(offers: int, calls: int, *, paid: bool) -> Overhead:
             Board(providers, runtime), ledger, Budgets(ledger, Limits(caps, {})), None, runtime,
             Path(folder), Preference(order=tuple(names[1:]) if paid else ()), Patience(),
         )  # fmt: skip
-        samples = [await _one(engine, ledger, number) for number in range(WARM_UP + calls)][WARM_UP:]
-        ranking = [await _preview(engine, number) for number in range(calls)]
+        samples, ranking, loops = [], [], []
+        for number in range(WARM_UP + calls):
+            samples.append(await _one(engine, ledger, number))
+            if number % 10 == 0:
+                loops.append(calibrate())
+        samples = samples[WARM_UP:]
+        for number in range(calls):
+            ranking.append(await _preview(engine, number))
         ledger.close()
     decisions = [total - booked for total, booked, _ in samples]
     return Overhead(
         offers, calls, paid, _us(ranking), _us(decisions), 1e6 * sorted(decisions)[int(0.95 * calls)],
         _us([booked for _, booked, _ in samples]), statistics.mean(n for _, _, n in samples),
-        _us([total for total, _, _ in samples]),
+        _us([total for total, _, _ in samples]), _us(loops),
     )  # fmt: skip
+
+
+def calibrate() -> float:
+    """Seconds of a fixed loop of plain Python: calls, attributes, small objects, a dictionary."""
+    seen: dict[int, tuple[int, float]] = {}
+    size, total = Size(3), 0.0
+    began = time.perf_counter()
+    for i in range(200):
+        total += max(size.items, i & 15) * 0.5
+        seen[i & 63] = (i, total)
+    return time.perf_counter() - began
+
+
+def against(folder: Path, offers: int, calls: int, rounds: int) -> tuple[Ratio, ...]:
+    """Measure the checkout in ``folder`` in turns with this one, each round in a new process of each.
+
+    Raises CalledProcessError when one of them fails.
+    """
+    here = Path(__file__).parents[2]
+    asked = ["-m", __name__ if __name__ != "__main__" else "accel.experiments.overhead", "--json",
+             "--offers", str(offers), "--calls", str(calls)]  # fmt: skip
+    found: dict[Path, list[list[dict[str, float]]]] = {here: [], folder: []}
+    for number in range(rounds):
+        for tree in (here, folder) if number % 2 else (folder, here):
+            said = subprocess.run(
+                [sys.executable, *asked], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
+                check=True, capture_output=True, text=True,
+            ).stdout  # fmt: skip
+            found[tree].append(json.loads(said)["rows"])
+    return tuple(
+        _ratio(part, paid, *([rows[paid][f"{part}_us"] for rows in found[tree]] for tree in (folder, here)))
+        for paid in (False, True)
+        for part in ("ranking", "decision", "ledger", "total")
+    )
+
+
+def _ratio(part: str, paid: bool, other: Sequence[float], this: Sequence[float]) -> Ratio:
+    each = sorted(a / b for a, b in zip(this, other, strict=True))
+    middle = statistics.median
+    low, high = each[len(each) // 4], each[len(each) - 1 - len(each) // 4]
+    return Ratio(part, paid, middle(other), middle(this), middle(each), low, high)
 
 
 async def _preview(engine: GPUAccelerator, number: int) -> float:
@@ -177,21 +250,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--offers", type=int, default=10)
     parser.add_argument("--calls", type=int, default=3000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, measured in turns")
+    parser.add_argument("--rounds", type=int, default=10, help="of --against")
     asked = parser.parse_args(argv)
     if asked.offers < 2 or asked.calls < 1:
         parser.error("there must be at least two offers and one call")
+    if asked.against is not None:
+        if asked.rounds < 1 or not (asked.against / "accel").is_dir():
+            parser.error(f"there must be a round, and a checkout in {asked.against}")
+        _tell(against(asked.against.resolve(), asked.offers, asked.calls, asked.rounds), as_json=asked.json)
+        return
     found = [asyncio.run(measure(asked.offers, asked.calls, paid=paid)) for paid in (False, True)]
     if asked.json:
-        print(json.dumps({"device": environment.cpu_name(), "rows": [asdict(f) for f in found]}))  # noqa: T201
+        rows = [asdict(f) | {"decision_loops": f.decision_loops} for f in found]
+        print(json.dumps({"device": environment.cpu_name(), "rows": rows}))  # noqa: T201
         return
     print(f"{environment.cpu_name()}, {environment.cores()} cores, realm real; providers answer at once")  # noqa: T201
-    print("offers calls goes to  ranking  decision    p95   ledger  transactions   in all (p50 but p95)")  # noqa: T201
+    print("offers calls goes to  ranking  decision    p95   ledger  transactions   in all   loop  decision")  # noqa: T201
     for f in found:
         where = "paid" if f.paid else "free"
         print(  # noqa: T201
             f"{f.offers:6} {f.calls:5} {where:7} {f.ranking_us:5.0f} us {f.decision_us:6.0f} us "
-            f"{f.decision_p95_us:4.0f} us {f.ledger_us:5.0f} us {f.transactions:13.1f} {f.total_us:5.0f} us"
+            f"{f.decision_p95_us:4.0f} us {f.ledger_us:5.0f} us {f.transactions:13.1f} {f.total_us:5.0f} us "
+            f"{f.loop_us:3.0f} us {f.decision_loops:3.1f} loops"
         )
+
+
+def _tell(found: Sequence[Ratio], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"device": environment.cpu_name(), "ratios": [asdict(r) for r in found]}))  # noqa: T201
+        return
+    print(f"{environment.cpu_name()}, realm real; medians over rounds, in turns")  # noqa: T201
+    print("goes to  part       other     this     ratio (its quartiles)")  # noqa: T201
+    for r in found:
+        where = "paid" if r.paid else "free"
+        told = f"{r.ratio:8.3f} ({r.low:.3f} to {r.high:.3f})"
+        print(f"{where:7}  {r.part:8} {r.other_us:5.0f} us {r.this_us:5.0f} us {told}")  # noqa: T201
 
 
 if __name__ == "__main__":

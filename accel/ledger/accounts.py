@@ -124,7 +124,7 @@ class Accounts(Database):
         """
         _sane(limit or 0)
         self._moved += 1
-        with self.transaction() as db:
+        with self.joined() as db:
             made = db.execute(
                 "INSERT INTO account (name, unit, wanted, cap, provider, period, since, until) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
@@ -175,7 +175,7 @@ class Accounts(Database):
         _sane(left)
         self._moved += 1
         at = instant(as_of)
-        with self.transaction() as db:
+        with self.joined() as db:
             have = self.account(name)
             if at <= have.as_of or (have.as_of and at > self.at()):
                 return False
@@ -219,7 +219,7 @@ class Accounts(Database):
         _sane(draw.amount)
         self._moved += 1
         names = json.dumps(draw.accounts)
-        with self.transaction() as db:
+        with self.transaction() as db:  # a caller may catch the refusal, and go on
             try:
                 done = db.execute(
                     f"UPDATE account SET held = held + ? WHERE {IN}", (draw.amount, names)
@@ -251,7 +251,7 @@ class Accounts(Database):
         """
         _sane(amount)
         self._moved += 1
-        with self.transaction() as db:
+        with self.joined() as db:
             found = db.execute("SELECT accounts, amount FROM hold WHERE id = ?", (hold_id,)).fetchone()
             if found is None:
                 return ()

@@ -117,7 +117,9 @@ class Budgets:
         if together and own:
             narrow = own if own.left < together.left else together
             pressed = own if own.pressure > together.pressure else together
-        left, reason = (narrow.left, why if narrow is together else narrow.reason) if narrow else (0, NO_BUDGET)
+        left, reason = (narrow.left, "") if narrow else (0, NO_BUDGET)
+        if narrow:
+            reason = why if narrow is together else narrow.reason
         credit = 0
         if prepaid := self._limits.credits.get(provider):
             credit = _room(known[provider, CREDIT], prepaid)
@@ -182,7 +184,7 @@ class Budgets:
         prepaid = self._limits.credits.get(provider)
         if not capped and not prepaid:
             raise OverBudget(f"{provider}: {NO_BUDGET}; nothing was started.")
-        with self._ledger.transaction():
+        with self._ledger.joined():
             known = self._periods.opened(provider, self._ledger.now())
             credit = known.get((provider, CREDIT))
             short: list[Account] = []
@@ -209,7 +211,7 @@ class Budgets:
 
     def _reserve_quota(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
         name, amount = f"{offer.provider} {QUOTA}", _milliseconds(seconds)
-        with self._ledger.transaction():
+        with self._ledger.joined():
             self._ledger.open_account(name, "gpu_ms", provider=offer.provider, period=QUOTA)
             if offer.quota_left_s is not None:
                 self._ledger.told(name, math.floor(offer.quota_left_s * 1000), offer.as_of)
@@ -257,7 +259,7 @@ class Budgets:
             return False
         amount = _milliseconds(seconds) if offer.billing is Billing.QUOTA else cost.amount
         basis = Basis.ESTIMATED if offer.billing is Billing.QUOTA else cost.basis
-        with self._ledger.transaction():
+        with self._ledger.joined():
             return self._told(self._ledger.settle(hold_id, amount, basis, estimated))
 
     def correct(self, hold_id: str, cost: Cost) -> bool:

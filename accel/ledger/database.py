@@ -56,6 +56,8 @@ class Database:
         self.path, self.realm, self.now = path, realm, now
         self._lock = threading.RLock()
         self._depth = 0
+        self._shown: tuple[datetime | None, str] = (None, "")
+        self._spoilt = False  # a part that joined the innermost transaction failed
         hint = "Check the disk, or set ACCEL_HOME to another folder."
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +91,11 @@ class Database:
                 self._depth += 1
                 try:
                     yield self._db
+                    if self._spoilt:
+                        raise LedgerError("a part of a transaction failed: the whole of it is undone.")
                     self._db.execute(f"RELEASE {inner}" if inner else "COMMIT")
                 except BaseException:
+                    self._spoilt = False
                     # a failed COMMIT leaves the transaction open; some errors have ended it already
                     if self._db.in_transaction:
                         self._db.execute(f"ROLLBACK TO {inner}" if inner else "ROLLBACK")
@@ -102,6 +107,26 @@ class Database:
                     self._depth -= 1
             except sqlite3.Error as bad:
                 raise self._refused(bad) from bad
+
+    @contextmanager
+    def joined(self) -> Iterator[sqlite3.Connection]:
+        """Be a part of the transaction that is open, or, where none is, one of its own.
+
+        Cheaper than an inner transaction, which is a savepoint: a part that fails cannot be undone alone. So
+        whoever opened the transaction must let it fail, too; one that goes on is undone at its end.
+        """
+        with self._lock:
+            if not self._depth:
+                with self.transaction() as db:
+                    yield db
+                return
+            try:
+                yield self._db
+            except BaseException as bad:
+                self._spoilt = True
+                if isinstance(bad, sqlite3.Error):
+                    raise self._refused(bad) from bad
+                raise
 
     def write(self, sql: str, *args: Any) -> int:
         """One statement, on its own or as a part of the transaction that is open: rows that it changed.
@@ -127,7 +152,10 @@ class Database:
 
     def at(self) -> str:
         """Now, as it is stored."""
-        return instant(self.now())
+        now = self.now()
+        if now is not self._shown[0]:  # a clock that stands still shows the same object
+            self._shown = (now, instant(now))
+        return self._shown[1]
 
     def load(self, kind: type[T], body: str) -> T:
         """Read back one value. Raises LedgerError when the row does not validate."""

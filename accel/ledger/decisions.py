@@ -66,21 +66,23 @@ def record(
 ) -> None:  # fmt: skip
     """Write a decision, on its own or as a part of the caller's transaction.
 
-    task, offers, unfit, state and draw are what ``route`` was ranked from; ``state`` is any value that
+    task, offers, unfit, state and draw are what ``route`` was ranked from; ``state`` is any dataclass that
     pydantic can dump. Raises LedgerError when the route holds an offer that is not among ``offers``.
     """
     places = {id(offer): place for place, offer in enumerate(offers)}
     try:
-        ranked = tuple(
+        ranked = tuple([
             _told(s, places[id(s.offer)] if id(s.offer) in places else offers.index(s.offer))
             for s in route.ranked
-        )
+        ])  # fmt: skip
     except ValueError:
         raise LedgerError(f"the route of {route.task_id} holds an offer that was not ranked.") from None
     told = _Route(route.task_id, ranked, route.refused, route.policy, route.draw)
-    refusals = adapter(tuple[Unfit, ...]).dump_json(tuple(unfit)).decode()
-    inputs = f'{{"task":{dump(task)},"unfit":{refusals},"state":{dump(state)},"draw":{json.dumps(draw)}}}'
-    with ledger.transaction() as db:
+    known, drawn = ledger.fragments, json.dumps(draw)
+    inputs = (
+        f'{{"task":{dump(task)},"unfit":{known.parts(unfit)},"state":{known.whole(state)},"draw":{drawn}}}'
+    )
+    with ledger.joined() as db:
         names = ledger.offers.store(db, offers)
         db.execute(
             "INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -24,10 +24,12 @@ class Offers:
     def __init__(self) -> None:
         # by identity, which is quicker than by value: the board hands out one object for seconds
         self._known: dict[int, tuple[Offer, str]] = {}
+        self._stored: set[str] = set()  # digests
 
     def forget(self) -> None:
         """A transaction was undone: what it wrote is not there."""
         self._known.clear()
+        self._stored.clear()
 
     def store(self, db: sqlite3.Connection, offers: Sequence[Offer]) -> str:
         """Write those that are new. JSON: the digest and ``as_of`` of each, in order."""
@@ -38,9 +40,11 @@ class Offers:
             if found is None:
                 body = adapter(Offer).dump_json(offer, exclude={"as_of"}).decode()
                 name = digest(body)
-                db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (name, body))
+                if name not in self._stored:
+                    db.execute("INSERT INTO offer VALUES (?, ?) ON CONFLICT DO NOTHING", (name, body))
+                    self._stored.add(name)
                 if len(known) >= REMEMBERED:
-                    known.clear()
+                    self.forget()
                 # kept with its name, so that no other object can get its identity
                 found = known[id(offer)] = offer, f'["{name}","{offer.as_of.isoformat()}"]'
             names.append(found[1])

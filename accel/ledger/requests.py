@@ -40,6 +40,7 @@ class Request:
 
 
 COLUMNS = ", ".join(Request.__dataclass_fields__)
+_INSERT = f"INSERT INTO request ({COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def record(ledger: Ledger, request: Request) -> None:
@@ -50,7 +51,7 @@ def record(ledger: Ledger, request: Request) -> None:
     r = request
     try:
         ledger.write(
-            f"INSERT INTO request ({COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _INSERT,
             r.id, r.parent, r.stage, r.complexity, r.outcome, r.provider, r.seconds, r.items, r.hits,
             r.attempts, r.cost, r.avoided, ledger.at(),
         )  # fmt: skip

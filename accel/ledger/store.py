@@ -21,6 +21,7 @@ from accel.core.row import Row
 from accel.core.task import Size, Spec, Stage
 from accel.ledger.accounts import Accounts
 from accel.ledger.database import dump, instant
+from accel.ledger.fragments import Fragments
 from accel.ledger.offers import Offers
 
 
@@ -29,7 +30,7 @@ class Ledger(Accounts):
 
     def __init__(self, path: Path, realm: Realm, now: Callable[[], datetime] | None = None) -> None:
         super().__init__(path, realm, now)
-        self.offers = Offers()
+        self.offers, self.fragments = Offers(), Fragments()
 
     def _undone(self) -> None:
         self.offers.forget()

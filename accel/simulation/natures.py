@@ -6,6 +6,7 @@ priors are about right where nothing is measured yet; prices are of the order of
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass, replace
 from datetime import date
@@ -59,7 +60,7 @@ class Nature:
     @property
     def rate(self) -> Rate:
         """Its price at the beginning."""
-        return Rate(from_dollars(self.dollars_per_hour), date(2026, 1, 1), "invented")
+        return _rate(self.dollars_per_hour)
 
     @property
     def billing(self) -> Billing:
@@ -75,6 +76,11 @@ class Nature:
     def reset_s(self, window: int) -> float:
         """When that window ends."""
         return min(self.resets_s + window * self.week_s, 1e8)
+
+
+@functools.lru_cache(maxsize=64)  # asked for with every call and every offer
+def _rate(dollars_per_hour: str) -> Rate:
+    return Rate(from_dollars(dollars_per_hour), date(2026, 1, 1), "invented")
 
 
 LOCAL = "local"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,7 +60,7 @@ def simulate(
     """
     if requests < 1:
         raise ValueError(f"a simulation needs at least one request, not {requests}")
-    with tempfile.TemporaryDirectory(prefix="accel-simulation-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="accel-simulation-") as folder, _quiet(), _collecting_less():
         run = _Run(seed, requests, world, faults, limits, Path(folder), progress)
         return run_virtual(run.play())
 
@@ -74,6 +75,21 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _collecting_less() -> Iterator[None]:
+    """The evidence of a run is kept to its end, and the collector would look it through again and again: with
+    Python's own thresholds that was a tenth of the time of a run. Nothing of this is so in production.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 class _Run:

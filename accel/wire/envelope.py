@@ -9,6 +9,7 @@ order. safetensors holds no code, so that reading an untrusted envelope runs not
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ MAX_BYTES = 1 << 30  # one envelope is a batch, not a corpus: larger inputs trav
 _DTYPES = frozenset({
     "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8",
 })  # fmt: skip
+
+
+_json = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode  # json.dumps makes a new one each time
 
 
 class EnvelopeError(ValueError):
@@ -48,7 +52,7 @@ class Envelope:
         """BLAKE2b-256, hex, over version, task, spec, meta and every tensor: name, dtype, shape, bytes."""
         h = hashlib.blake2b(digest_size=32)
         head = [VERSION, self.task_id, dict(self.spec), dict(self.meta)]
-        _feed(h, json.dumps(head, sort_keys=True, ensure_ascii=True).encode())
+        _feed(h, _json(head).encode())
         for name in sorted(self.tensors):
             array = _plain(self.tensors[name])
             _feed(h, f"{name}|{array.dtype.str}|{array.shape}".encode())
@@ -75,7 +79,7 @@ class Envelope:
             "meta": dict(self.meta),
             "digest": self.digest(),
         }
-        return save(arrays, metadata={HEADER: json.dumps(header, sort_keys=True)})
+        return save(arrays, metadata={HEADER: _json(header)})
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Envelope:
@@ -137,7 +141,7 @@ def pack_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:
     encoded = [t.encode("utf-8", "surrogatepass") for t in texts]
     return {
         "text_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "text_ends": np.cumsum([len(e) for e in encoded], dtype=np.int64),
+        "text_ends": np.array(list(itertools.accumulate(map(len, encoded))), np.int64),
     }
 
 
@@ -150,14 +154,10 @@ def unpack_texts(tensors: Mapping[str, np.ndarray]) -> list[str]:
     if data.dtype != np.uint8 or offsets.dtype != np.int64 or offsets.ndim != 1:
         raise EnvelopeError("text travels as uint8 bytes and int64 end offsets")
     blob, ends = data.tobytes(), offsets.tolist()
-    starts = [0, *ends[:-1]] if ends else []
-    if (ends[-1] if ends else 0) != len(blob) or any(
-        a > b for a, b in zip(starts, ends, strict=True)
-    ):
+    bounds = [0, *ends]
+    if bounds[-1] != len(blob) or bounds != sorted(bounds):
         raise EnvelopeError("text offsets do not fit the text")
     try:
-        return [
-            blob[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends, strict=True)
-        ]
+        return [blob[a:b].decode("utf-8", "surrogatepass") for a, b in itertools.pairwise(bounds)]
     except UnicodeDecodeError as bad:
         raise EnvelopeError("text offsets cut a character in two") from bad

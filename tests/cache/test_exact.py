@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from accel.cache import ExactCache
+from accel.cache.exact import NOTED_S, NOTES
 from accel.wire import Envelope
 
 ROWS = hnp.arrays(st.sampled_from(["<f4", "<f2", "<i8"]), st.integers(0, 5)).filter(
@@ -161,3 +162,51 @@ def test_two_processes_share_one_file(tmp_path: Path) -> None:
     found = ExactCache(tmp_path / "c").get_many([f"{who}-{n}" for who in "ab" for n in range(60)])
     assert len(found) == 120
     assert all(set(e.tensors["vector"]) == {float(k.split("-")[1])} for k, e in found.items())
+
+
+def used(path: Path) -> dict[str, float]:
+    with sqlite3.connect(path) as db:
+        return dict(db.execute("SELECT key, used FROM entry"))
+
+
+def test_a_hit_writes_nothing_until_the_file_is_closed(tmp_path: Path) -> None:
+    cache = ExactCache(tmp_path / "c")
+    cache.put_many({"a": entry(), "b": entry()})
+    before = used(tmp_path / "c")
+    with sqlite3.connect(tmp_path / "c", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")  # somebody else writes, and a hit does not wait for that
+        assert cache.get_many(["a"]).keys() == {"a"}
+        other.execute("ROLLBACK")
+    assert used(tmp_path / "c") == before
+    cache.close()
+    after = used(tmp_path / "c")
+    assert after["a"] > before["a"]
+    assert after["b"] == before["b"]
+
+
+def test_what_was_used_is_written_once_enough_is_noted_or_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, now = ExactCache(tmp_path / "c"), 2e9
+    monkeypatch.setattr("accel.cache.exact.time.time", lambda: now)
+    cache.put_many({str(n): entry([n]) for n in range(NOTES)})
+    now += 1.0
+    cache.get_many(["0"])
+    now += NOTED_S + 1.0
+    assert set(used(tmp_path / "c").values()) == {2e9}
+    cache.get_many(["1"])  # an old note is waiting
+    assert [used(tmp_path / "c")[key] for key in ("0", "1", "2")] == [2e9 + 1.0, now, 2e9]
+    now += 1.0
+    cache.get_many([str(n) for n in range(NOTES)])
+    assert set(used(tmp_path / "c").values()) == {now}
+
+
+def test_notes_that_cannot_be_written_make_no_request_wait_twice(tmp_path: Path) -> None:
+    cache = ExactCache(tmp_path / "c")
+    cache.put_many({str(n): entry([n]) for n in range(NOTES)})
+    cache._db.execute("PRAGMA busy_timeout = 0")  # type: ignore[union-attr] - waiting is not the point here
+    with sqlite3.connect(tmp_path / "c", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert len(cache.get_many([str(n) for n in range(NOTES)])) == NOTES
+        assert not cache._used
+        other.execute("ROLLBACK")

@@ -68,3 +68,13 @@ def test_other_stages_are_cached_whole_under_everything_that_matters() -> None:
     ]  # fmt: skip
     assert len({key, *(items.keys_of(task, o)[0] for o in others)}) == 5
     assert items.keys_of(task, replace(request, task_id="another")) == [key]
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=8))
+def test_an_answer_that_was_not_cached_at_all_is_what_its_parts_come_to(texts: list[str]) -> None:
+    for spec, tensors in ((SPEC, {"vectors": compute(texts)}), (Spec(Stage.SEARCH), {"ids": np.arange(3)})):
+        task, request = ask(texts, spec)
+        output = Envelope(task.id, spec.fields(), tensors, {"compute_s": 1.0, "n": 1})
+        keys = items.keys_of(task, request)
+        merged = items.merge(task, keys, items.split(task, output, keys))
+        assert items.whole(task, output).to_bytes() == merged.to_bytes()

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from accel.core.attempt import Estimate, Refusal, Route, Scored, Timing
 from accel.core.errors import LedgerError
+from accel.core.funds import Funds
 from accel.core.money import Basis, Cost, NanoUSD, Rate
 from accel.core.offer import CPU, Billing, Gpu, Offer, Realm, Unfit
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
 from accel.ledger import Ledger, decisions
-from accel.routing import Inputs, State
+from accel.ledger.database import dump
+from accel.ledger.fragments import REMEMBERED, Fragments
+from accel.routing import Inputs, Standing, State
 
 NOW = datetime(2026, 11, 23, 12, 30, 0, 123456, tzinfo=UTC)
 TASK = Task("t", Lane.LIVE, Spec(Stage.EMBED), Size(3, 40), Need(Stage.EMBED, Lane.LIVE), within_s=2.0)
@@ -149,3 +152,20 @@ def test_the_stored_json_is_plain(tmp_path: Path) -> None:
     ((inputs, route),) = ledger.rows("SELECT inputs, route FROM decision")
     assert set(json.loads(inputs)) == {"task", "unfit", "state", "draw"}
     assert json.loads(route)["ranked"][0][0] == 0
+
+
+@given(st.lists(st.sampled_from(range(4)), max_size=3), st.lists(st.sampled_from("ab"), max_size=2))
+def test_a_state_put_together_from_its_parts_is_the_state(chosen: list[int], order: list[str]) -> None:
+    """Also when the same objects come again, and others beside them."""
+    made = [Standing(f"p{n}", success=n / 4) for n in range(4)]
+    fragments = Fragments()
+    for standings in (tuple(made[n] for n in chosen), tuple(made)):
+        state = State(order=tuple(order), standings=standings, funds=(Funds("p1", NanoUSD(5)),))
+        assert json.loads(fragments.whole(state)) == json.loads(dump(state))
+        assert json.loads(fragments.parts(standings)) == json.loads(dump(state))["standings"]
+
+
+def test_more_values_than_are_remembered_are_told_apart() -> None:
+    fragments = Fragments()
+    for n in range(3 * REMEMBERED):  # each may get the memory of one that is gone
+        assert json.loads(fragments.parts([Standing(f"p{n}")]))[0]["provider"] == f"p{n}"

@@ -274,3 +274,31 @@ def test_the_limit_is_the_tables_own(ledger: Ledger) -> None:
     ledger.open_account("money", "nano_usd", 10)
     with pytest.raises(sqlite3.IntegrityError), sqlite3.connect(ledger.path) as db:
         db.execute("UPDATE account SET spent = 11")
+
+
+def test_a_joined_part_is_a_transaction_of_its_own_where_none_is_open(ledger: Ledger) -> None:
+    with pytest.raises(ZeroDivisionError), ledger.joined():
+        ledger.open_account("never", "nano_usd")
+        raise ZeroDivisionError
+    with ledger.joined():
+        ledger.open_account("money", "nano_usd")
+    assert [a.name for a in ledger.accounts()] == ["money"]
+
+
+def test_who_goes_on_after_a_joined_part_failed_is_undone_as_a_whole(ledger: Ledger) -> None:
+    def fail() -> None:
+        with ledger.joined() as db:
+            ledger.open_account("part", "nano_usd")
+            db.execute("INSERT INTO nowhere VALUES (1)")
+
+    with pytest.raises(LedgerError, match="the whole of it is undone"), ledger.transaction():
+        ledger.open_account("before", "nano_usd")
+        with pytest.raises(LedgerError, match="nowhere"):
+            fail()
+        ledger.open_account("after", "nano_usd")
+    assert ledger.accounts() == ()
+    with ledger.transaction():
+        ledger.open_account("kept", "nano_usd")
+        with pytest.raises(LedgerError, match="nowhere"), ledger.transaction():  # undone alone, with its part
+            fail()
+    assert [a.name for a in ledger.accounts()] == ["kept"]

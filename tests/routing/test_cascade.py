@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import NANO_PER_S, Ran, Scene, Step, measured, scored, task
 
-from accel.core.attempt import Outcome
+from accel.core.attempt import Outcome, Route
 from accel.core.errors import (
     BadOutput,
     EveryAttemptFailed,
@@ -31,7 +31,7 @@ from accel.core.errors import (
     Unreachable,
 )
 from accel.core.money import Basis, Cost, NanoUSD
-from accel.routing.cascade import MAX_ATTEMPTS
+from accel.routing.cascade import MAX_ATTEMPTS, cascade
 from accel.routing.health import FIRST_S, Health
 from accel.routing.turns import LONGEST_ASKED_S, LONGEST_PAUSE_S
 from accel.simulation import run_virtual
@@ -671,3 +671,18 @@ def test_a_try_that_got_less_than_it_was_expected_to_need_says_nothing_of_the_pr
     untried = run_virtual(main(12.0))
     assert run_virtual(main(0.5)) < untried
     assert untried == Health(random.Random(1)).standing("a", task(), 0.0).success
+
+
+def test_what_is_gone_of_a_deadline_already_is_not_given_to_the_tries() -> None:
+    scene = Scene({"a": [("hang", 0, None)]})
+    route = Route("t", (scored("a"),))
+
+    async def main() -> float:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(EveryAttemptFailed, match="deadline"):
+            await cascade(
+                task(within_s=8.0), route, scene.run, scene.books, scene.health, scene.runtime, left_s=3.0
+            )
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main()) == pytest.approx(3.0)

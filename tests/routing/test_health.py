@@ -538,3 +538,12 @@ def test_another_process_comes_to_the_same_standing_from_the_record_alone(
         other.recall(attempt(name, seconds=0.1), SPEC, Size(1, 100), now)
         a, b = own.standing("a", task(), now), other.standing("a", task(), now)
         assert (a.blocked, a.again_s, a.measured) == (b.blocked, b.again_s, b.measured)
+
+
+def test_a_provider_of_which_nothing_new_is_known_stands_as_the_very_same_object() -> None:
+    h = health()
+    before = h.standing("a", task(), 0.0)
+    assert h.standing("a", task("another"), 5.0) is before
+    succeed(h, 6.0)
+    assert h.standing("a", task(), 6.0) is not before
+    assert h.standing("a", task(), 6.0).success > before.success

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import os
 import subprocess
@@ -107,3 +108,9 @@ def test_it_is_one_flat_record_and_refuses_nothing_to_do() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.95, 95), (1.0, 100), (0.001, 1)])
 def test_percentile_is_the_nearest_rank(share: float, expected: int) -> None:
     assert percentile(range(100, 0, -1), share) == expected
+
+
+def test_the_collector_is_as_it_was_when_a_run_is_over() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    simulate(1, 20)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before

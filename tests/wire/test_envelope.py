@@ -144,3 +144,10 @@ def test_offsets_that_do_not_fit_are_refused(blob: bytes, ends: np.ndarray) -> N
 def test_a_missing_text_tensor_is_named() -> None:
     with pytest.raises(EnvelopeError, match="text_ends"):
         unpack_texts({"text_bytes": np.zeros(0, np.uint8)})
+
+
+@given(st.dictionaries(st.sampled_from("abc"), NUMBERS, max_size=3))
+def test_nan_and_infinity_are_named_and_minus_infinity_is_not(tensors: dict[str, np.ndarray]) -> None:
+    floats = {name: t for name, t in tensors.items() if t.dtype.kind == "f"}
+    bad = [name for name, t in floats.items() if (np.isnan(t) | np.isposinf(t)).any()]
+    assert Envelope("t", {}, tensors).not_numbers() == bad
