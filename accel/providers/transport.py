@@ -178,7 +178,7 @@ class Transport:
             self._loop = loop
             self._client = httpx.AsyncClient(
                 headers={**self._headers, "User-Agent": "accel", "Accept-Encoding": "identity"},
-                timeout=self._timeout_s, verify=self._verify, trust_env=False, follow_redirects=False,
+                timeout=None, verify=self._verify, trust_env=False, follow_redirects=False,
                 limits=httpx.Limits(keepalive_expiry=KEEP_S),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from machines import TOKEN, Box, looped, machine, wheel
 
 from accel.core.errors import NoCapacity, Rejected, Unauthorised, Unreachable
-from accel.providers.base import JobState
+from accel.providers.base import JobState, Progress
 from accel.providers.far_end import FarEnd
 from accel.stages.embed import default_spec
 from accel.wire import Envelope, pack_texts
@@ -37,6 +38,24 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
         asyncio.run(wait())
         yield box
+
+
+async def until(far: FarEnd, state: str) -> None:
+    """Wait until its health says ``state``."""
+    while True:
+        with contextlib.suppress(Unreachable):
+            if (await far.health()).state == state:
+                return
+        await asyncio.sleep(0.05)
+
+
+async def ended(far: FarEnd) -> Progress:
+    """How its job ended."""
+    while True:
+        progress = await far.poll_job()
+        if progress.state.terminal:
+            return progress
+        await asyncio.sleep(0.1)
 
 
 def request() -> Envelope:
@@ -68,8 +87,7 @@ async def test_a_job_runs_there_and_comes_home_whole(up: Box, tmp_path: Path) ->
     async with far_end(up) as far:
         await far.start_job(tmp_path / "b")
         await far.start_job(tmp_path / "b")  # safe to repeat
-        while not (progress := await far.poll_job()).state.terminal:
-            await asyncio.sleep(0.1)
+        progress = await ended(far)
         assert progress.state is JobState.DONE, progress
         fetched = await far.fetch_job(tmp_path / "home")
         found = read_result(tmp_path / "home", task_id="t", spec=spec.fields(), provider="rented")
@@ -102,16 +120,8 @@ async def test_nobody_there_is_not_ready_and_in_time_no_capacity(tmp_path: Path)
 async def test_another_wheel_is_not_taken(tmp_path: Path) -> None:
     with machine(tmp_path / "m") as box:
         async with far_end(box) as far:
-            while (await _state(far)) != "waiting":
-                await asyncio.sleep(0.05)
+            await until(far, "waiting")
             with pytest.raises(Rejected, match="not the wheel"):
                 await far.deliver(b"PK another")
-            assert await _state(far) == "waiting"
+            assert (await far.health()).state == "waiting"
             await far.come_up(wheel, 60, 0.1)
-
-
-async def _state(far: FarEnd) -> str:
-    try:
-        return (await far.health()).state
-    except Unreachable:
-        return ""

@@ -37,6 +37,7 @@ from accel.providers.base import JobState, Provider, RunsBatch, ServesLive
 from accel.providers.kaggle import RATE, T4X2, KaggleProvider
 from accel.providers.kaggle_calls import flat_name, log_text
 from accel.providers.kaggle_client import KaggleCredentials
+from accel.providers.transport import parse_retry_after
 from accel.sandbox.server import KaggleSandbox
 from accel.wire import Envelope
 from accel.worker.artefacts import read_result
