@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,8 +36,11 @@ class Running:
         self._process: subprocess.Popen[bytes] | None = None
         self._id, self._out, self._cancelled = "", folder, False
 
-    def start(self, job: dict[str, Any], inputs: Path) -> None:
-        """Begin ``job``, unless this very job was begun. Raises Refused (409) while another one runs."""
+    def start(self, job: dict[str, Any], inputs: Path, lifetime_s: float = math.inf) -> None:
+        """Begin ``job``, unless this very job was begun. Raises Refused (409) while another one runs.
+
+        lifetime_s: what is left here; it differs from call to call, and so is no part of what job it is.
+        """
         told = json.dumps(job, sort_keys=True).encode()
         ident = hashlib.sha256(told + inputs.name.encode()).hexdigest()
         with self._lock:
@@ -46,7 +50,9 @@ class Running:
                 raise Refused(409, "Rejected", "another job is running")
             out = self._folder / f"job-{ident[:16]}"
             out.mkdir(parents=True, exist_ok=True)
-            (out / "job.json").write_bytes(told)
+            lifetime_s = min(float(job.get("lifetime_s", math.inf)), lifetime_s)
+            limited = job if math.isinf(lifetime_s) else {**job, "lifetime_s": lifetime_s}
+            (out / "job.json").write_text(json.dumps(limited, sort_keys=True))
             # keys are stripped by their names; what is left of ours is no business of the job's
             env = {k: v for k, v in without_secrets().items()
                    if not k.startswith("ACCEL_") or k == "ACCEL_HOME"}  # fmt: skip

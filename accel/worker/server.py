@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import math
 import os
 import re
 import signal
@@ -187,8 +186,7 @@ class Reception(Door):
         if (path := far.blobs.path(inputs)) is None:
             raise Refused(409, "Rejected", f"the blob {inputs} is not here")
         left = far.machine.ends - time.monotonic()  # the job says why it ended, the machine cannot
-        job["lifetime_s"] = min(float(job.get("lifetime_s", math.inf)), max(1.0, left - 10.0))
-        far.running.start(job, path)
+        far.running.start(job, path, max(1.0, left - 10.0))
         self.reply(200, far.running.told())
 
 
