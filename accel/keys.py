@@ -6,10 +6,15 @@ from the ``[keys]`` table of the settings file, which only its owner may be able
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -165,3 +170,74 @@ def configured() -> dict[str, bool]:
     """Which providers have a key here. What a key is worth, only its provider can tell."""
     have = {name: read() is not None for name, read in READERS.items()}
     return {**have, "colab": bool(key("COLAB_API_KEY"))}
+
+
+def lease_token(home: Path, name: str) -> str:
+    """The bearer token of the lease with this name: the same for every process of this home.
+
+    It is made from the name and one secret, kept in ``home``/lease.key (0600, made when first asked for), so
+    that no file of ours holds a token. Raises SettingsError when that file cannot be used.
+    """
+    return hmac.new(_lease_secret(home), b"token|" + name.encode(), "sha256").hexdigest()
+
+
+def lease_certificate(home: Path, name: str) -> tuple[str, str]:
+    """Certificate and private key, PEM, of the lease with this name, for a machine behind no proxy that
+    speaks TLS. Both are made from the same secret as the token, always the same, and kept nowhere.
+
+    Ed25519 signs without chance (RFC 8032), so that two processes get one certificate. Whoever speaks to the
+    lease takes just this certificate (``providers.transport.pinned``): its names and dates say nothing.
+    Raises SettingsError where ``cryptography`` is not installed.
+    """
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.x509.oid import NameOID
+    except ImportError:
+        raise SettingsError(
+            "a lease with a certificate of its own needs cryptography.", hint="pip install 'accel[vast]'"
+        ) from None
+    seed = hmac.new(_lease_secret(home), b"certificate|" + name.encode(), "sha256").digest()
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "accel lease")])
+    made = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(private.public_key())
+        .serial_number(int.from_bytes(hashlib.sha256(seed).digest()[:16]) >> 1 or 1)
+        .not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2049, 12, 31))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(private, None)
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    secret = private.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return made.public_bytes(pem).decode(), secret.decode()
+
+
+def _lease_secret(home: Path) -> bytes:
+    """32 bytes of chance, made once: whoever comes second reads what the first one wrote."""
+    path = home / "lease.key"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            part = home / f".lease.key.{os.getpid()}.{secrets.token_hex(4)}"
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)  # whole or not at all, and never over another's
+            except FileExistsError:
+                pass
+            finally:
+                part.unlink()
+        if path.stat().st_mode & 0o077:
+            raise SettingsError(f"{path} can be read by others.", hint="chmod 600 it, or delete it.")
+        secret = path.read_bytes()
+    except OSError as bad:
+        raise SettingsError(f"{path} cannot be used ({type(bad).__name__}).") from None
+    if len(secret) != 32:
+        raise SettingsError(f"{path} is damaged.", hint="Delete it once nothing is rented any more.")
+    return secret

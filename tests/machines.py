@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import os
 import signal
 import socket
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from accel.environment import without_secrets
-from accel.worker import start
+from accel.worker import boot, server, start
 from accel.worker.bundle import pack_wheel
+from accel.worker.door import House
 
 TOKEN = "a-token-of-this-lease-0123456789"
 
@@ -93,3 +95,47 @@ def machine(
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@dataclass
+class Inside:
+    """A far end in this process: the same server, on a real socket. Its machine's clock is not watched."""
+
+    house: House
+    far: server.FarEnd
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.house.server_address[1]}"
+
+    def door(self, **limits: float) -> None:
+        """Set limits of the door: ``head_s``, ``keep_s``, ``request_s``."""
+        for name, value in limits.items():
+            setattr(self.house.RequestHandlerClass, name, value)
+
+    def raw(self, data: bytes, *, end: bool = False, within_s: float = 30.0) -> bytes:
+        """What comes back for these bytes, until the far end closes. end: nothing more will be sent."""
+        with socket.create_connection(self.house.server_address[:2], within_s) as sock:
+            sock.sendall(data)
+            if end:
+                sock.shutdown(socket.SHUT_WR)
+            parts = []
+            with contextlib.suppress(ConnectionError):
+                while part := sock.recv(1 << 16):
+                    parts.append(part)
+            return b"".join(parts)
+
+
+@contextlib.contextmanager
+def inside(folder: Path, **env: str) -> Iterator[Inside]:
+    """Serve from this process."""
+    said = {"ACCEL_TOKEN": TOKEN, "ACCEL_HOST": "127.0.0.1", "ACCEL_PORT": "0", "ACCEL_DEVICE": "cpu",
+            "ACCEL_WHEEL_SHA256": hashlib.sha256(wheel()).hexdigest(), **env}  # fmt: skip
+    house = server.serve(boot.Machine(said), folder)
+    far: server.FarEnd = house.RequestHandlerClass.far_end  # type: ignore[attr-defined]
+    try:
+        yield Inside(house, far)
+    finally:
+        house.shutdown()
+        house.server_close()
+        far.running.stop()

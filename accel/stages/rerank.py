@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from accel.core.errors import ModelError
 from accel.core.task import Spec, Stage, content_hash
 from accel.index.store import HybridIndex
-from accel.stages.embed import Encoder, default_spec, load_encoder
+from accel.stages.embed import DeviceFull, Encoder, default_spec, load_encoder
 from accel.stages.search import RRF_K, Hits
 from accel.stages.weights import DEFAULT_MODEL, HUB_NAME, folder_revision, missing_model, torch_dtype
 
@@ -169,6 +169,7 @@ class CrossEncoderReranker:
     """
 
     def __init__(self, spec: Spec, device: str = "cpu") -> None:
+        self._at_once = 32  # pairs in a batch: sentence-transformers' own; halved when that is too much
         folder = Path(spec.model).expanduser()
         try:
             from sentence_transformers import CrossEncoder
@@ -203,9 +204,18 @@ class CrossEncoderReranker:
         # a token is never shorter than a character, so this cuts nothing the model would read
         pairs = [(query[:20_000], t[: self.spec.max_length * 64]) for t in texts]
         with torch.inference_mode():
-            logits = self._model.predict(
-                pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False
-            )
+            while True:
+                at_once = self._at_once
+                try:
+                    logits = self._model.predict(
+                        pairs, at_once, activation_fn=torch.nn.Identity(), show_progress_bar=False
+                    )
+                    break
+                except torch.OutOfMemoryError as bad:
+                    if min(at_once, len(pairs)) == 1:
+                        raise DeviceFull("the device ran out of memory reranking one text.") from bad
+                    # another thread may have halved it meanwhile
+                    self._at_once = min(self._at_once, max(1, min(at_once, len(pairs)) // 2))
         scores = np.asarray(logits, dtype=np.float32).reshape(-1)
         if not np.isfinite(scores).all():
             raise ModelError(f"{self.spec.model} gave NaN or infinity.", hint="Ask for fp32 or bf16.")

