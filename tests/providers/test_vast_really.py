@@ -45,7 +45,7 @@ async def test_a_job_and_live_requests_on_one_rented_machine(vast: VastSandbox, 
     assert isinstance(offer, Offer)
     lease = await provider.create(intent_on(offer, lifetime_s=230))
     await provider.start(lease, tmp_path / "bundle")
-    while not (progress := await provider.poll(lease)).state.terminal:
+    while not (progress := await provider.poll(lease)).state.terminal:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     assert progress.state is JobState.DONE, progress
     fetched = await provider.fetch(lease, tmp_path / "home")
