@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import zipfile
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from accel.keys import lease_certificate
 from accel.wire import Envelope, pack_texts
 from accel.worker import boot
 from accel.worker.bundle import Bundle
@@ -37,11 +37,6 @@ def bundle(folder: Path, seconds: float, task_id: str = "t") -> Path:
 
 @cache
 def certificate() -> tuple[str, str]:
-    """A certificate and its key, PEM, made once a run by openssl."""
-    with TemporaryDirectory() as folder:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-             "-keyout", "key", "-out", "certificate", "-days", "30", "-subj", "/CN=accel"],
-            check=True, capture_output=True, cwd=folder, timeout=60,
-        )  # fmt: skip
-        return Path(folder, "certificate").read_text(), Path(folder, "key").read_text()
+    """A certificate and its key, PEM; ``__wrapped__`` makes another."""
+    with TemporaryDirectory() as home:
+        return lease_certificate(Path(home), "accel-test")

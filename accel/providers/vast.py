@@ -24,14 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from accel.core.errors import (
-    NoCapacity,
-    ProviderError,
-    Rejected,
-    SettingsError,
-    Unauthorised,
-    Unreachable,
-)  # fmt: skip
+from accel.core.errors import NoCapacity, ProviderError, Rejected, SettingsError, Unauthorised, Unreachable
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Offer, Realm, Unfit
@@ -96,9 +89,9 @@ class VastProvider:
             self._calls, token=token, certificate=certificate, here=here, boot_s=boot_s, poll_s=self._poll_s
         )
         self._credit: tuple[datetime, NanoUSD] | None = None
-        self._quotes: dict[str, Quote] = {}  # by offer id, of the last searches
+        self._quotes: dict[str, Quote] = {}  # by offer id: what the last search for bids told
         self._ordered: dict[str, Intent] = {}  # by lease name: what it may cost, and its bundle
-        self._open: dict[str, str] = {}  # instance → label, of what this process ordered
+        self._open: set[str] = set()  # instances that this process ordered and did not see end
 
     async def aclose(self) -> None:
         """Close the kept connections."""
@@ -129,7 +122,8 @@ class VastProvider:
         if not fit:
             kind = "to bid on" if bid else "on demand"
             return Unfit(self.name, self.realm, f"nothing that fits is there {kind} now", now)
-        self._quotes |= {offer_id(quote.ask): quote for quote in fit}
+        if bid:
+            self._quotes = {offer_id(quote.ask): quote for quote in fit}
         told = f"credit left {dollars(credit)}"
         return offered(fit[0], need, self._wishes, self.realm, now, cold_s=self._cold_s, told=told)
 
@@ -154,7 +148,7 @@ class VastProvider:
                 raise Unreachable(f"{words}: {self._words(error)}", provider=self.name) from error
             raise NoCapacity(f"{self._words(left)} (The contract it left was destroyed.)",
                              provider=self.name) from None  # fmt: skip
-        self._open[str(contract)] = intent.name
+        self._open.add(str(contract))
         return lease_of(intent, contract, self.realm)
 
     async def release(self, lease: Lease) -> Released | Unconfirmed:
@@ -176,7 +170,7 @@ class VastProvider:
                 await asyncio.sleep(self._poll_s)
         except ProviderError as error:
             return Unconfirmed(lease.id, str(error), lease.ends_by)
-        self._open.pop(lease.remote_id, None)
+        self._open.discard(lease.remote_id)
         self._ordered.pop(lease.name, None)
         await self._machines.drop(lease.remote_id)
         return Released(lease.id, f"Vast.ai neither shows instance {lease.remote_id} nor lists {lease.name}")
@@ -185,10 +179,10 @@ class VastProvider:
         """Every instance labelled accel-…, stopped ones too. A list that lacks what exists is ``Unknown``."""
         try:
             listed = await self._calls.instances()
-            for ident in set(self._open) - {str(instance.id) for instance in listed}:
+            for ident in self._open - {str(instance.id) for instance in listed}:
                 if await self._calls.instance(ident) is not None:
                     return Unknown(f"Vast.ai does not list instance {ident}, and yet shows it")
-                self._open.pop(ident, None)
+                self._open.discard(ident)
         except ProviderError as error:
             return Unknown(str(error))
         return tuple(listed_lease(i, self.realm) for i in listed if i.label.startswith(PREFIX))
@@ -201,7 +195,7 @@ class VastProvider:
         same = sorted(i.id for i in await self._calls.instances() if i.label == intent.name)
         if same:
             self._ordered[intent.name] = intent
-            self._open[str(same[0])] = intent.name
+            self._open.add(str(same[0]))
             return lease_of(intent, same[0], self.realm)
         age_s = (self._runtime.now() - intent.created_at).total_seconds()
         if age_s < self._settle_s:

@@ -201,6 +201,17 @@ class VastSandbox:
         pid = self.app.machines.root / "machines" / str(instance) / "pid"  # ``sandbox.supervise`` notes it
         os.killpg(int(pid.read_text()), signal.SIGKILL)
 
+    def spoil(self, instance: int | str, how: str) -> None:
+        """What its job left is "corrupted" (one bit flipped) or "missing" from now on."""
+        folder = self.app.machines.root / "machines" / str(instance)
+        for file in folder.rglob("result.safetensors"):
+            if how == "missing":
+                file.unlink()
+            else:
+                data = bytearray(file.read_bytes())
+                data[len(data) // 2] ^= 1
+                file.write_bytes(data)
+
     # --- inside
 
     @property

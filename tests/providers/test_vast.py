@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from machines import looped
 from vast_cloud import asks, intent_on, offer_of, provider_for
 
+from accel import keys
 from accel.core.errors import (
     NoCapacity,
     Preempted,
@@ -413,6 +414,20 @@ async def test_another_machines_certificate_is_not_taken(vast: VastSandbox) -> N
     port = vast.things()[0]["ports"]["8000/tcp"][0]["HostPort"]
     shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", int(port)))
     assert shown.split() == stub_end.certificate()[0].split()
+
+
+@looped
+async def test_any_process_of_this_home_speaks_to_a_lease(vast: VastSandbox, tmp_path: Path) -> None:
+    ways: dict[str, Any] = {
+        "token": lambda name: keys.lease_token(tmp_path, name),
+        "certificate": lambda name: keys.lease_certificate(tmp_path, name),
+    }
+    lease = await rented(vast, provider_for(vast, **ways))
+    await provider_for(vast, **ways).start(lease)
+    assert (await provider_for(vast, **ways).poll(lease)).message == ""
+    elsewhere = {**ways, "certificate": lambda name: keys.lease_certificate(tmp_path / "other", name)}
+    with pytest.raises(Unreachable):
+        await provider_for(vast, **elsewhere).poll(lease)
 
 
 @looped
