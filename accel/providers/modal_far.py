@@ -7,13 +7,13 @@ that no exception of ours is ever pickled on its way home.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -27,10 +27,6 @@ RUN = "run.py"
 LOG = "log.txt"
 KEPT = 64  # results of a job; a name more is a mistake
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-# One container serves one account's requests, and lives as long as this module does.
-_STATE: dict[str, Any] = {}
-_LOCK = threading.Lock()
 
 
 def frame(head: dict[str, Any], body: bytes) -> bytes:
@@ -61,7 +57,7 @@ def live(request: bytes) -> bytes:
         from accel.wire import Envelope
 
         envelope = Envelope.from_bytes(body)
-        first = "worker" not in _STATE
+        first = not _worker.cache_info().currsize
         worker = _worker()
         index = str(envelope.meta.get("index", ""))
         if index and index not in worker.resident():
@@ -113,15 +109,13 @@ def _run(place: Path, body: bytes, left_s: float) -> bytes:
     return pack(files)
 
 
+@functools.cache
 def _worker() -> Worker:
-    with _LOCK:
-        if "worker" not in _STATE:
-            from accel.worker.engine import Worker
-            from accel.worker.job import best_device
+    """The container's one worker: a container runs one input at a time, and ends with its models."""
+    from accel.worker.engine import Worker
+    from accel.worker.job import best_device
 
-            _STATE["worker"] = Worker(best_device())
-        made: Worker = _STATE["worker"]
-        return made
+    return Worker(best_device())
 
 
 def _attach(worker: Worker, index: str, volume: str) -> None:
@@ -130,13 +124,10 @@ def _attach(worker: Worker, index: str, volume: str) -> None:
 
     from accel.index.store import HybridIndex
 
-    with _LOCK:
-        if index in worker.resident():
-            return
-        blob = b"".join(modal.Volume.from_name(volume).read_file(f"{index}.zip"))
-        folder = Path(tempfile.mkdtemp(prefix="accel-index-"))
-        zipfile.ZipFile(io.BytesIO(blob)).extractall(folder)
-        opened = HybridIndex.open(folder)
-        if opened.id != index:
-            raise ValueError(f"the volume holds another index than {index[:12]}")
-        worker.attach(opened)
+    blob = b"".join(modal.Volume.from_name(volume).read_file(f"{index}.zip"))
+    folder = Path(tempfile.mkdtemp(prefix="accel-index-"))
+    zipfile.ZipFile(io.BytesIO(blob)).extractall(folder)
+    opened = HybridIndex.open(folder)
+    if opened.id != index:
+        raise ValueError(f"the volume holds another index than {index[:12]}")
+    worker.attach(opened)

@@ -139,7 +139,7 @@ class Containers:
         taken = [c for c in self.live() if c.process is not None]
         for container in taken:
             inputs = list(container.running)
-            container.draining = True
+            await self._take_over(container)
             if notice_s:
                 self._signal(container, signal.SIGINT)
                 if container.process is not None:
@@ -160,8 +160,8 @@ class Containers:
 
     async def kill(self, container: Container, why: str, status: int = 0) -> None:
         """End it; what it was running ends with ``status``, if any."""
-        process, task = container.process, container.task
-        container.draining = True
+        process = container.process
+        await self._take_over(container)
         if process is not None and process.returncode is None:
             assert process.stdin is not None
             process.stdin.close()  # the supervisor kills the container and its group
@@ -170,11 +170,16 @@ class Containers:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        self._over(container, why, status)
+        await self.state.notify()
+
+    async def _take_over(self, container: Container) -> None:
+        """Whoever ends it says how it ended: its own task no longer looks."""
+        container.draining = True
+        task = container.task
         if task is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        self._over(container, why, status)
-        await self.state.notify()
 
     async def close(self) -> None:
         """Kill all of them."""

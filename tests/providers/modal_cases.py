@@ -32,13 +32,55 @@ RULES: dict[Breakage, dict[str, Any]] = {
 }
 
 
+ROOT = Path(__file__).resolve().parents[2]
+# A live function's engine without models: it answers with what it knows, or fails as it is told to.
+ENGINE = """
+import os, time
+import numpy as np
+from accel.core import errors
+from accel.wire import Envelope
+class Worker:
+    def __init__(self, device):
+        self.ids = {}
+    def resident(self):
+        return frozenset(self.ids)
+    def attach(self, index):
+        self.ids[index.id] = index
+    def handle(self, request):
+        began = time.perf_counter()
+        time.sleep(float(request.meta.get("sleep", 0)))
+        if name := request.meta.get("fail"):
+            raise getattr(errors, name)("told to fail")
+        if request.meta.get("die"):
+            raise MemoryError("too much")
+        meta = {"resident": sorted(self.ids), "cold_s": 0.0, "compute_s": time.perf_counter() - began}
+        return Envelope(request.task_id, request.spec, {"pid": np.array([os.getpid()])}, meta)
+"""
+STORE = """
+import json
+class HybridIndex:
+    @classmethod
+    def open(cls, folder):
+        found = cls()
+        found.id = json.loads((folder / "meta.json").read_text())["id"]
+        return found
+"""
+
+
 def tiny_wheel() -> bytes:
-    """The far end's module and what it imports before it runs anything: a job's container needs no more."""
-    root = Path(__file__).resolve().parents[2]
+    """The far end's module and what it imports at once; in place of the engine one without models."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as wheel:
-        for name in ("accel/__init__.py", "accel/providers/__init__.py", "accel/providers/modal_far.py"):
-            wheel.write(root / name, name)
+        names = ["accel/__init__.py", "accel/providers/__init__.py", "accel/providers/modal_far.py"]
+        rooms = [*(ROOT / "accel" / "core").glob("*.py"), *(ROOT / "accel" / "wire").glob("*.py")]
+        names += [p.relative_to(ROOT).as_posix() for p in rooms]
+        for name in names:
+            wheel.writestr(zipfile.ZipInfo(name), (ROOT / name).read_bytes())
+        for name, text in (
+            ("worker/__init__.py", ""), ("worker/engine.py", ENGINE), ("index/__init__.py", ""),
+            ("worker/job.py", "def best_device():\n    return 'cpu'\n"), ("index/store.py", STORE),
+        ):  # fmt: skip
+            wheel.writestr(zipfile.ZipInfo(f"accel/{name}"), text)
     return out.getvalue()
 
 
