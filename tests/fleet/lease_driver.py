@@ -1,8 +1,8 @@
 """Rents in processes that kill themselves at one chosen point, and reaps in others.
 
 Started by ``test_lease_crash`` as a program of its own: ``python lease_driver.py CONFIG``. It works as
-``crash_driver`` does, whose points these are, on a cloud that is a file (``MockRental``): the truth of what is
-rented outlives every process. Per point one process does something that rents (a job, live questions, or a
+``crash_driver`` does, whose points these are, on a cloud that is a file (``MockRental``): the truth of what
+is rented outlives every process. Per point one process does something that rents (a job, live questions, or a
 reap of what another one left) and is killed there; a second one reaps, as a person would; a third one reaps
 again. Prints one JSON list.
 """
@@ -150,7 +150,7 @@ def report(root: Path, what: str, number: int, point: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every point that one run passes which ends well; "before" a transaction is after what came before it."""
+    """Every point of a run that ends well; "before" a transaction is after what came before it."""
     config = json.loads(Path(sys.argv[1]).read_text())
     root = Path(config["home"])
     if options := config.get("race"):
