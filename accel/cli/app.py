@@ -17,6 +17,8 @@ from typing import Annotated
 import typer
 
 from accel import __version__
+from accel.cli import rented
+from accel.cli.options import Corpus, Full, Json, Provider, Sandbox
 from accel.core.errors import AccelError, EveryAttemptFailed, QueryError, UsageError
 from accel.core.offer import Realm
 
@@ -29,22 +31,6 @@ app = typer.Typer(
     "Everything works without an account on this machine. Start with: accel demo",
     epilog="Settings: environment variables and a TOML file; `accel doctor` names them and checks each.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (a stable contract).")]
-Provider = Annotated[
-    list[str] | None,
-    typer.Option("--provider", help="Try this provider first; may be given several times."),
-]
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="A file or folder of text, Markdown, Python or JSON Lines. "
-                 "Default: the docstrings of Python and of the installed packages."),
-]  # fmt: skip
-Full = Annotated[bool, typer.Option("--full", help="Every docstring, not a few thousand (slow once).")]
-Sandbox = Annotated[
-    bool, typer.Option("--sandbox", help="Rehearse against a cloud on loopback: no account, no cost.")
-]
-
 
 @app.command(short_help="the main job, end to end: index, ask, push, measure")
 def demo(full: Full = False, provider: Provider = None) -> None:
@@ -179,50 +165,9 @@ def monitor(
     show_monitor(since, realm, as_json=json, as_prometheus=prometheus, out=out, alert=alert)
 
 
-@app.command(short_help="what is rented now, and what may still run")
-def leases(
-    everything: Annotated[bool, typer.Option("--all", help="Also what was rented and has ended.")] = False,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Look in the sandbox ledger.")] = False,
-    json: Json = False,
-) -> None:  # fmt: skip
-    """What is rented now: provider, GPU, state, age, price and its age, charged so far, when it ends
-    itself."""
-    from accel.cli.renting import show_leases
-
-    show_leases(sandbox=sandbox, everything=everything, as_json=json)
-
-
-@app.command(short_help="spent, held, billed against estimated; per lease")
-def cost(
-    since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w. Default: this month.")] = "",
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Look in the sandbox ledger.")] = False,
-    json: Json = False,
-) -> None:  # fmt: skip
-    """What was spent and is held, billed against estimated, by provider, stage and lease; what was avoided;
-    and where the month is going.
-    """
-    from accel.cli.renting import show_cost
-
-    show_cost(since, sandbox=sandbox, as_json=json)
-
-
-@app.command(short_help="end what nobody works with; a dry run without --yes")
-def reap(
-    yes: Annotated[bool, typer.Option("--yes", help="Do it: release, confirm and book.")] = False,
-    others: Annotated[
-        bool, typer.Option("--others", help="Also what bears our name and this ledger does not know: it may "
-                           "be another machine's of yours.")
-    ] = False,
-    sandbox: Sandbox = False, json: Json = False,
-) -> None:  # fmt: skip
-    """Hold every provider's own list against the ledger; end what no process works with any more.
-
-    Without --yes it only says what it would do. May be repeated, and interrupted. Exit code 1 when something
-    may still run.
-    """
-    from accel.cli.renting import show_reap
-
-    show_reap(yes=yes, others=others, sandbox=sandbox, as_json=json)
+app.command("leases", short_help="what is rented now, and what may still run")(rented.leases)
+app.command("cost", short_help="spent, held, billed against estimated; per lease")(rented.cost)
+app.command("reap", short_help="end what nobody works with; a dry run without --yes")(rented.reap)
 
 
 @app.command(short_help="quality on a test collection, errors on a question set")
