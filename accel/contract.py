@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from accel.core.attempt import Route, Timing
+from accel.fleet.reap import Finding
 from accel.hybrid_gpu_processor import Answer
+from accel.ledger.costs import LeaseCost, Line, Told
+from accel.ledger.leases import Purpose, Rented
 from accel.monitoring.report import Report, Served
-from accel.monitoring.spend import METHOD, Amount, Limit
+from accel.monitoring.spend import METHOD, Amount, Limit, Projection, Spend
 from accel.monitoring.targets import Judged
 
 SCHEMA = 1
@@ -93,11 +97,7 @@ def report_json(report: Report, judged: Sequence[Judged] = ()) -> dict[str, Any]
             "per_question_nano_usd": money.per_question, "per_thousand_nano_usd": money.per_thousand,
             "avoided_nano_usd": money.avoided, "questions_basis": "estimated",
             "projection_method": METHOD,
-            "projections": [
-                {"period": p.period.value, "spent": _amount_json(p.spent), "elapsed": p.elapsed,
-                 "projected_nano_usd": p.amount, "warning": p.warning}
-                for p in money.projections
-            ],
+            "projections": [_projection_json(p) for p in money.projections],
             "limits": [_limit_json(limit) for limit in money.limits],
         },
         "leased_gpus": [
@@ -107,6 +107,75 @@ def report_json(report: Report, judged: Sequence[Judged] = ()) -> dict[str, Any]
         ],
         "gpus_here": [{**asdict(g), "source": "driver, at this moment"} for g in report.gpus],
         "jobs": dict(report.jobs), "alerts": dict(report.alerts),
+    }  # fmt: skip
+
+
+def lease_state(rented: Rented, now: datetime) -> str:
+    """The state of a lease in words: "may still run" until its own end where nobody confirmed it."""
+    if rented.state == "abandoned":
+        return "may still run" if rented.may_run(now) else "unconfirmed"
+    if rented.state == "open" and rented.purpose is Purpose.REPLICA:
+        return "ending" if rented.closing else "serving" if rented.ready else "starting"
+    return {"intended": "being created", "open": "rented"}.get(rented.state, rented.state)
+
+
+def lease_json(rented: Rented, money: LeaseCost | None, now: datetime) -> dict[str, Any]:
+    """One lease, in ``accel leases``. charge_basis: billed, estimated, or "so far": what the rate says."""
+    offer = rented.intent.offer
+    return {
+        "id": rented.id, "name": rented.intent.name, "provider": rented.provider, "gpu": offer.gpu.name,
+        "gpu_count": offer.gpu.count, "offer_id": offer.id, "purpose": rented.purpose.value,
+        "state": rented.state, "shown": lease_state(rented, now), "may_run": rented.may_run(now),
+        "age_s": (now - rented.made_at).total_seconds(), "made_at": rented.made_at.isoformat(),
+        "ends_by": rented.ends_by.isoformat(), "rate_nano_usd_per_hour": offer.rate.nano_per_hour,
+        "rate_as_of": offer.rate.as_of.isoformat(), "rate_source": offer.rate.source,
+        "rate_age_days": (now.date() - offer.rate.as_of).days,
+        "charge_nano_usd": money.charge if money else None, "charge_basis": money.basis if money else None,
+        "held_nano_usd": money.held if money else 0, "note": rented.note,
+    }  # fmt: skip
+
+
+def cost_json(
+    lines: Sequence[Line], told: Told, held: int, avoided: int, each: Sequence[LeaseCost], spend: Spend
+) -> dict[str, Any]:
+    """``accel cost``. Per lease, shares and idle are the charge; stages "idle" and "not told" are
+    nobody's."""
+    return {
+        "spent": {"billed_nano_usd": sum(x.billed for x in lines),
+                  "estimated_nano_usd": sum(x.by_estimate for x in lines)},
+        "held_nano_usd": held,
+        "billed_against_estimated": {
+            "charges": told.n, "estimated_nano_usd": told.estimated, "billed_nano_usd": told.billed},
+        "by_provider_and_stage": [
+            {"provider": x.provider, "stage": x.stage, "billed_nano_usd": x.billed,
+             "estimated_nano_usd": x.by_estimate}
+            for x in lines
+        ],
+        "leases": [
+            {"id": c.rented.id, "name": c.rented.intent.name, "provider": c.rented.provider,
+             "purpose": c.rented.purpose.value, "charge_nano_usd": c.charge, "basis": c.basis,
+             "was_estimated_nano_usd": c.estimated, "held_nano_usd": c.held,
+             "shares_nano_usd": dict(c.shares), "idle_nano_usd": c.idle}
+            for c in each
+        ],
+        "avoided_nano_usd": avoided, "avoided_basis": "estimated",
+        "projection_method": METHOD,
+        "projections": [_projection_json(p) for p in spend.projections],
+    }  # fmt: skip
+
+
+def finding_json(f: Finding) -> dict[str, Any]:
+    """One finding of ``accel reap``. action: release, bill or keep; done: "" in a dry run."""
+    return {
+        "provider": f.provider, "name": f.name, "lease": f.intent_id, "action": f.action, "why": f.why,
+        "done": f.done, "ended": f.ended, "charge_nano_usd": f.charge,
+    }  # fmt: skip
+
+
+def _projection_json(p: Projection) -> dict[str, Any]:
+    return {
+        "period": p.period.value, "spent": _amount_json(p.spent), "elapsed": p.elapsed,
+        "projected_nano_usd": p.amount, "warning": p.warning,
     }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from accel.core.passage import Passage, Progress
 from accel.core.task import Complexity, Need, Task, content_hash
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
+from accel.fleet.reap import Finding
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
 from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
 from accel.index.store import HybridIndex
@@ -188,6 +189,10 @@ class Session:
         """Carry on a job that an interrupt or a crash left on its way."""
         return self.call(lambda: self.accelerator.finish(job_id, on_event))
 
+    def reap(self, *, act: bool = False, others: bool = False) -> tuple[Finding, ...]:
+        """What nobody works with any more; ``act`` ends it."""
+        return self.call(lambda: self.accelerator.reap(act=act, others=others))  # type: ignore[no-any-return]
+
     def call(self, make: Callable[[], Any]) -> Any:
         """Run one coroutine on the engine's loop and return its value."""
         async def run() -> Any:
@@ -199,13 +204,13 @@ class Session:
 @contextlib.contextmanager
 def open_session(
     realm: Realm = Realm.REAL, *, asked: Sequence[str] = (), home: Path | None = None,
-    access: Mapping[str, Access] | None = None,
+    access: Mapping[str, Access] | None = None, adopt: bool = True,
     patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> Iterator[Session]:  # fmt: skip
-    """A session for offers and batch jobs. access: see ``open_accelerator``."""
+    """A session for offers and batch jobs. access, adopt: see ``open_accelerator``."""
     with start_blocking_portal() as portal:
         opened = open_accelerator(
-            realm, asked=asked, home=home, access=access, patience=patience
+            realm, asked=asked, home=home, access=access, patience=patience, adopt=adopt
         )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as accelerator:
             yield Session(portal, accelerator, None)

@@ -17,6 +17,8 @@ from typing import Annotated
 import typer
 
 from accel import __version__
+from accel.cli import rented
+from accel.cli.options import Corpus, Full, Json, Provider, Sandbox
 from accel.core.errors import AccelError, EveryAttemptFailed, QueryError, UsageError
 from accel.core.offer import Realm
 
@@ -29,22 +31,6 @@ app = typer.Typer(
     "Everything works without an account on this machine. Start with: accel demo",
     epilog="Settings: environment variables and a TOML file; `accel doctor` names them and checks each.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (a stable contract).")]
-Provider = Annotated[
-    list[str] | None,
-    typer.Option("--provider", help="Try this provider first; may be given several times."),
-]
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="A file or folder of text, Markdown, Python or JSON Lines. "
-                 "Default: the docstrings of Python and of the installed packages."),
-]  # fmt: skip
-Full = Annotated[bool, typer.Option("--full", help="Every docstring, not a few thousand (slow once).")]
-Sandbox = Annotated[
-    bool, typer.Option("--sandbox", help="Rehearse against a cloud on loopback: no account, no cost.")
-]
-
 
 @app.command(short_help="the main job, end to end: index, ask, push, measure")
 def demo(full: Full = False, provider: Provider = None) -> None:
@@ -177,6 +163,11 @@ def monitor(
     from accel.cli.monitoring import show_monitor
 
     show_monitor(since, realm, as_json=json, as_prometheus=prometheus, out=out, alert=alert)
+
+
+app.command("leases", short_help="what is rented now, and what may still run")(rented.leases)
+app.command("cost", short_help="spent, held, billed against estimated; per lease")(rented.cost)
+app.command("reap", short_help="end what nobody works with; a dry run without --yes")(rented.reap)
 
 
 @app.command(short_help="quality on a test collection, errors on a question set")

@@ -27,12 +27,13 @@ SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 
 @contextlib.contextmanager
 def open_pushing(
-    asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None
-) -> Iterator[Session]:
+    asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None,
+    adopt: bool = True,
+) -> Iterator[Session]:  # fmt: skip
     """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose.
 
     urls: sandboxes that run already, see ``clouds.at``. Of the others those that are asked for are started,
-    or all when nobody is.
+    or all when nobody is. adopt: see ``open_accelerator``.
     """
     root = home or environment.workdir()
     if not sandbox and not urls:
@@ -42,15 +43,16 @@ def open_pushing(
                     f"there is no key for {name}.",
                     hint=f"Set {keys.VARIABLES[name]}, or rehearse with --sandbox.",
                 )
-        with open_session(asked=asked, home=root) as session:
+        with open_session(asked=asked, home=root, adopt=adopt) as session:
             yield session
         return
     wanted = () if urls else clouds.asked(asked)
     with (
         clouds.running(wanted, root) as access,
         open_session(
-            Realm.SANDBOX, asked=asked, home=root, access=access | clouds.at(urls), patience=SANDBOX_PATIENCE
-        ) as session,
+            Realm.SANDBOX, asked=asked, home=root, access=access | clouds.at(urls),
+            patience=SANDBOX_PATIENCE, adopt=adopt,
+        ) as session,  # fmt: skip
     ):
         yield session
 

@@ -12,16 +12,12 @@ next offer, with this machine as the last.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from accel.core.attempt import Attempt, Outcome, Refusal, Timing
+from accel.core.attempt import Attempt, Timing
 from accel.core.errors import (
     AccelError,
     EveryAttemptFailed,
@@ -36,10 +32,10 @@ from accel.core.errors import (
     UsageError,
 )
 from accel.core.lease import Intent, Lease
-from accel.core.money import Cost
 from accel.core.offer import Billing, Offer, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Task
+from accel.fleet import tried
 from accel.fleet.board import Board
 from accel.fleet.leases import BatchProvider, Ending, Leases, Patience
 from accel.ledger import Budgets, Job, JobStep, Ledger, decisions, jobs
@@ -48,7 +44,6 @@ from accel.routing import Health, State, rank
 from accel.worker.artefacts import JobResult, read_result
 from accel.worker.bundle import Bundle
 
-RACES = 5  # offers of one provider that may be lost to other processes before it is passed over
 GRACE_S = 60.0  # for a provider to notice that a job has ended itself
 
 
@@ -101,7 +96,7 @@ class JobRunner:
 
         Raises EveryAttemptFailed when no offer did it, AccelError when another process works on it.
         """
-        with self._locked(job_id) as mine:
+        with jobs.worked_on_here(jobs.get(self._ledger, job_id)) as mine:
             if not mine:
                 raise AccelError(
                     f"another process is working on job {job_id}.", hint="Wait for it, or stop it."
@@ -121,7 +116,7 @@ class JobRunner:
         """End what a job rented that no process works on: a result that is there is brought home, else what
         it did there is lost, and it goes back into the queue. None when a process does work on it, or nothing
         is rented for it."""
-        with self._locked(job_id) as mine:
+        with jobs.worked_on_here(jobs.get(self._ledger, job_id)) as mine:
             job = jobs.get(self._ledger, job_id)
             if not mine or job.step.terminal or job.step is JobStep.QUEUED:
                 return None
@@ -131,25 +126,6 @@ class JobRunner:
                 return job
             name = self._provider_name(job)
             return await self._give_up(job, Reaped(f"no process worked on job {job_id}", provider=name))
-
-    def worked_on(self, job_id: str) -> bool:
-        """Whether a process works on a job now."""
-        with self._locked(job_id) as mine:
-            return not mine
-
-    @contextlib.contextmanager
-    def _locked(self, job_id: str) -> Iterator[bool]:
-        """Whether the job is this process's now, and for how long."""
-        lock = FileLock(jobs.get(self._ledger, job_id).folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
 
     async def _step(self, job: Job, on_event: Callable[[Event], None]) -> Job:
         try:
@@ -172,7 +148,7 @@ class JobRunner:
     async def _choose(self, job: Job) -> Job:
         """Rank the fresh offers, without the providers that failed this job, and reserve for the first."""
         task = job.task
-        failed = _failed(self._ledger.attempts(task.id))
+        failed = tried.left_out(self._ledger.attempts(task.id))
         answers = await self._board.offers(task.need)
         offers = tuple(a for a in answers if isinstance(a, Offer))
         state = dataclasses.replace(self._state(task, offers), failed=failed)
@@ -270,7 +246,6 @@ class JobRunner:
 
     async def _settle(self, job: Job) -> Job:
         """Release, which may be repeated after a crash; then attempt, charge and step in one transaction."""
-        _, lease = self._leased(job)
         _, intent, _ = self._ledger.lease(job.intent_id)
         meta = self._verified(job).output.meta
         compute_s, cold_s = float(meta.get("compute_s", 0.0)), float(meta.get("cold_s", 0.0))
@@ -282,12 +257,8 @@ class JobRunner:
         if intent.offer.billing is Billing.SECONDS:
             used_s = self._elapsed_s(intent)
         ending = await self._leases.release(intent, used_s=used_s)
-        attempt = Attempt(
-            id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
-            realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.OK,
-            timing=Timing(wait_s, cold_s, transfer_s, compute_s), lease_id=lease.id,
-            cost=ending.cost(intent.offer), used_s=ending.used_s,
-        )  # fmt: skip
+        timing = Timing(wait_s, cold_s, transfer_s, compute_s)
+        attempt = tried.done(job, intent, timing, ending)
         with self._ledger.transaction():
             self._record(job, attempt)
             self._leases.book(intent, ending)
@@ -306,13 +277,7 @@ class JobRunner:
     def _record_failure(
         self, job: Job, intent: Intent, failure: AccelError, ending: Ending | None = None
     ) -> None:
-        attempt = Attempt(
-            id=intent.id, task_id=job.task.id, provider=intent.offer.provider,
-            realm=intent.offer.realm, offer_id=intent.offer.id, outcome=Outcome.FAILED,
-            timing=Timing(wait_s=self._elapsed_s(intent)),
-            lease_id=intent.id if ending else "", cost=ending.cost(intent.offer) if ending else Cost(),
-            error=type(failure).__name__, detail=str(failure)[:500], used_s=ending.used_s if ending else 0.0,
-        )  # fmt: skip
+        attempt = tried.failed(job, intent, failure, self._elapsed_s(intent), ending)
         self._record(job, attempt)
 
     def _record(self, job: Job, attempt: Attempt) -> None:
@@ -350,15 +315,3 @@ class JobRunner:
             self._result_folder(job), task_id=job.task.id, spec=job.task.spec.fields(),
             provider=self._provider_name(job),
         )  # fmt: skip
-
-
-def _failed(attempts: Sequence[Attempt]) -> tuple[Refusal, ...]:
-    """Who is not asked again for this job. What was reaped did no wrong, and neither did who was outrun for
-    an offer, but for the last of ``RACES``."""
-    outrun = Counter(a.provider for a in attempts if a.error == OfferTaken.__name__)
-    return tuple(
-        Refusal(a.provider, a.detail or a.error)
-        for a in attempts
-        if a.outcome is not Outcome.OK and a.error != Reaped.__name__
-        and (a.error != OfferTaken.__name__ or outrun[a.provider] >= RACES)
-    )  # fmt: skip

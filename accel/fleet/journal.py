@@ -18,7 +18,7 @@ from accel.core.attempt import Attempt, Route, Scored
 from accel.core.errors import LedgerError, OverBudget
 from accel.core.offer import Billing, Offer
 from accel.core.task import Task
-from accel.fleet.replicas import Use
+from accel.fleet.replica import Use
 from accel.ledger import Budgets, Ledger, decisions, requests
 from accel.ledger.requests import Request
 from accel.routing import Inputs

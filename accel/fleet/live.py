@@ -22,7 +22,8 @@ from accel.core.task import Need, Stage, Task
 from accel.fleet.answers import validate
 from accel.fleet.board import PROBE_S, Board
 from accel.fleet.journal import Books, Entry, Journal
-from accel.fleet.replicas import Replicas, Use
+from accel.fleet.replica import Use
+from accel.fleet.replicas import Replicas
 from accel.fleet.warmth import Warmer
 from accel.ledger.requests import Request
 from accel.providers.base import Provider, StandsBy

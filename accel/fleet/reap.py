@@ -116,9 +116,9 @@ class Reaper:
                 keep = "a living process uses it"
             why = f"a live replica whose processes are gone; {seen}"
         elif job is not None:
-            if self._runner.worked_on(job.id):
-                keep = f"a process works on job {job.id}"
-            elif rented.intent.offer.billing is not Billing.SECONDS:
+            with jobs.worked_on_here(job) as free:
+                keep = "" if free else f"a process works on job {job.id}"
+            if not keep and rented.intent.offer.billing is not Billing.SECONDS:
                 keep = f"job {job.id} costs nothing there; carry it on with: accel push --resume"
             why = f"nobody works on job {job.id} ({job.step}); {seen}"
             if job.step in (JobStep.FINISHED, JobStep.FETCHED):

@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from accel.core.errors import AccelError, LedgerError, NoCapacity, Preempted, ProviderError, Unreachable
-from accel.core.lease import Intent, Lease, Unknown
-from accel.core.money import Basis, Cost, NanoUSD
-from accel.core.offer import Offer, Unfit
+from accel.core.lease import Intent, Unknown
+from accel.core.offer import Offer
 from accel.core.runtime import Runtime
 from accel.core.task import Need
 from accel.fleet.board import Answer, Board
 from accel.fleet.leases import ANSWER_S, Leases, Patience
+from accel.fleet.replica import Replica, Use
 from accel.ledger import Budgets, Ledger, leases
 from accel.ledger.leases import Purpose, Rented
 from accel.providers.base import ServesLive, StandsBy
@@ -39,67 +37,6 @@ from accel.wire import Envelope
 
 log = logging.getLogger(__name__)
 DRAIN_S = 10.0  # before its lifetime is over a replica gets no new calls: ours, longer than any live call
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One that serves. Instants are of the loop. shared_s: seconds in use, each divided by the calls in it.
-
-    drains_at: when it is given back at the latest. resident: what calls have brought there.
-    """
-
-    intent: Intent
-    lease: Lease
-    drains_at: float
-    last: float
-    in_flight: int = 0
-    shared_s: float = 0.0
-    counted: float = 0.0
-    resident: frozenset[str] = frozenset()
-    ending: bool = False
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)  # ending, and no call is in it
-    watch: asyncio.Task[None] | None = None
-    shown: dict[Need, tuple[Answer, Offer]] = field(default_factory=dict)
-
-    def count(self, now: float) -> float:
-        """Share of one call in flight since it began, up to now, as a running sum."""
-        if self.in_flight:
-            self.shared_s += max(0.0, now - self.counted) / self.in_flight
-        self.counted = now
-        return self.shared_s
-
-
-class Use:
-    """One try on a replica: a ``routing.tries.Meter``. waited_s: until it was open."""
-
-    def __init__(self) -> None:
-        self._replica: Replica | None = None
-        self._from_s = self._share_s = self.waited_s = 0.0
-        self._running = False
-
-    def begin(self, replica: Replica, now: float) -> None:
-        self._replica, self._from_s = replica, replica.count(now)
-        replica.in_flight += 1
-        self._running = True
-
-    def end(self, now: float) -> None:
-        if self._replica is not None and self._running:
-            self._share_s = self._replica.count(now) - self._from_s
-            self._replica.in_flight -= 1
-            self._replica.last = now
-            self._running = False
-            if self._replica.ending and not self._replica.in_flight:
-                self._replica.quiet.set()
-
-    def read(self) -> tuple[str, Cost, float]:
-        """So far: the lease, its share of the money, rounded down, and of the seconds."""
-        if self._replica is None:
-            return "", Cost(), 0.0
-        seconds = self._share_s
-        if self._running:
-            seconds = self._replica.count(asyncio.get_running_loop().time()) - self._from_s
-        rate = self._replica.intent.offer.rate.nano_per_hour
-        return self._replica.lease.id, Cost(NanoUSD(int(rate * seconds / 3600)), Basis.ESTIMATED), seconds
 
 
 class Replicas:
@@ -138,20 +75,9 @@ class Replicas:
         replica = self._open.get(answer.provider)
         if replica is None or replica.ending or self._board.forbids(answer.provider, need):
             return answer
-        offer = replica.intent.offer
-        if (need.only and answer.provider not in need.only) or not _meets(offer, need):
+        if (need.only and answer.provider not in need.only) or not replica.meets(need):
             return answer
-        before, made = replica.shown.get(need, (None, None))
-        if made is not None and before is answer:
-            return made
-        made = dataclasses.replace(
-            offer, as_of=answer.as_of, wait_s=0.0, cold_s=0.0, lease_id=replica.lease.id,
-            resident=offer.resident | replica.resident | _resident(answer), lanes=offer.lanes,
-        )  # fmt: skip
-        if len(replica.shown) > 64:
-            replica.shown.clear()
-        replica.shown[need] = answer, made
-        return made
+        return replica.offer(answer, need)
 
     # Calls ----------------------------------------------------------------------------------------
 
@@ -187,7 +113,7 @@ class Replicas:
     async def _ready(self, offer: Offer, need: Need) -> Replica:
         replica = self._open.get(offer.provider)
         if replica is not None and not replica.ending:
-            if not _meets(replica.intent.offer, need):
+            if not replica.meets(need):
                 told = f"its replica, a {replica.intent.offer.gpu.name}, cannot do this"
                 raise NoCapacity(told, provider=offer.provider)
             return replica
@@ -367,16 +293,3 @@ class Replicas:
         while self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait(tuple(self._tasks))
-
-
-def _resident(answer: Answer) -> frozenset[str]:
-    return frozenset() if isinstance(answer, Unfit) else answer.resident
-
-
-def _meets(offer: Offer, need: Need) -> bool:
-    """Whether the machine that was rented can do another task, too."""
-    gpu = offer.gpu
-    return (
-        need.lane in offer.lanes and need.numerics in offer.numerics and need.vram_bytes <= gpu.vram_bytes
-        and need.capability <= gpu.capability
-    )  # fmt: skip

@@ -122,7 +122,7 @@ class Accounts(Database):
 
         Raises ValueError for a limit that no amount can be.
         """
-        _sane(limit or 0)
+        sane(limit or 0)
         self._moved += 1
         with self.joined() as db:
             made = db.execute(
@@ -156,7 +156,7 @@ class Accounts(Database):
 
     def limit(self, name: str, limit: int | None) -> None:
         """Set an account's limit. One below what is spent and held leaves nothing, and is no error."""
-        _sane(limit or 0)
+        sane(limit or 0)
         self._moved += 1
         done = self.write(
             "UPDATE account SET wanted = ?1, cap = max(?1 - over, spent + held) WHERE name = ?2", limit, name
@@ -172,7 +172,7 @@ class Accounts(Database):
         though the provider may have counted some of that already. A word from the future is refused once
         there is another: the clock has gone back since, and what was charged meanwhile cannot be told.
         """
-        _sane(left)
+        sane(left)
         self._moved += 1
         at = instant(as_of)
         with self.joined() as db:
@@ -216,7 +216,7 @@ class Accounts(Database):
         Raises OverBudget, and holds nothing, if one of them has no room; ValueError for an amount that
         cannot be, LedgerError when ``hold_id`` was used before or an account is missing.
         """
-        _sane(draw.amount)
+        sane(draw.amount)
         self._moved += 1
         names = json.dumps(draw.accounts)
         with self.transaction() as db:  # a caller may catch the refusal, and go on
@@ -249,7 +249,7 @@ class Accounts(Database):
         hold goes into ``over`` of each account, where it cannot hide. Raises ValueError for an amount that
         cannot be.
         """
-        _sane(amount)
+        sane(amount)
         self._moved += 1
         with self.joined() as db:
             found = db.execute("SELECT accounts, amount FROM hold WHERE id = ?", (hold_id,)).fetchone()
@@ -270,38 +270,6 @@ class Accounts(Database):
                 (amount, basis.value, at, estimated if billed else amount, at if billed else "", hold_id),
             )
             db.execute("DELETE FROM hold WHERE id = ?", (hold_id,))
-            return tuple(Account(*row) for row in accounts)
-
-    def correct(self, hold_id: str, amount: int, basis: Basis) -> tuple[Account, ...]:
-        """Put what was billed in the place of an estimated charge: the accounts it was drawn on, as they are
-        now. Empty, and nothing changed, when it was billed before, or there is no such charge of money.
-
-        What was estimated when it was settled stays beside it. A better estimate may only lower one. What is
-        added goes into ``over``: what had been held for it was given back, and may be in use again. Raises
-        ValueError for an amount that cannot be.
-        """
-        _sane(amount)
-        self._moved += 1
-        with self.transaction() as db:
-            found = db.execute(
-                "SELECT accounts, amount, held FROM charge "
-                "WHERE hold_id = ? AND basis = 'estimated' AND fund <> 'quota'", (hold_id,),
-            ).fetchone()  # fmt: skip
-            if found is None or (basis is Basis.ESTIMATED and amount >= found[1]):
-                return ()
-            names, before, held = found
-            now_held = min(held, before) if amount > before else held
-            taken = min(amount, now_held) - min(before, held)
-            extra = max(0, amount - now_held) - max(0, before - held)
-            accounts = db.execute(
-                "UPDATE account SET spent = spent + ?1, over = over + ?2, "
-                "cap = max(wanted - over - ?2, spent + ?1 + held) "
-                "WHERE name IN (SELECT value FROM json_each(?3)) RETURNING *", (taken, extra, names),
-            ).fetchall()  # fmt: skip
-            db.execute(
-                "UPDATE charge SET amount = ?, held = ?, basis = ?, billed_at = ? WHERE hold_id = ?",
-                (amount, now_held, basis.value, self.at() if basis is Basis.BILLED else "", hold_id),
-            )
             return tuple(Account(*row) for row in accounts)
 
     def held(self) -> int:
@@ -340,7 +308,7 @@ class Accounts(Database):
         owners.sweep(self._owners)
 
 
-def _sane(amount: int) -> None:
+def sane(amount: int) -> None:
     if not 0 <= amount <= LARGEST:
         what = "is not negative" if amount < 0 else "is not that large"
         raise ValueError(f"an amount to hold or to charge {what}: {amount}")

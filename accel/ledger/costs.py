@@ -60,8 +60,8 @@ class Told:
     billed: NanoUSD
 
 
-def leased(ledger: Ledger, last: int = 1000) -> tuple[LeaseCost, ...]:
-    """The last ``last`` leases that bill seconds, oldest first, with their money."""
+def leased(ledger: Ledger, last: int = 1000, now: datetime | None = None) -> tuple[LeaseCost, ...]:
+    """The last ``last`` leases that bill seconds, oldest first, with their money, as of ``now``, UTC."""
     stages: dict[str, Counter[str]] = defaultdict(Counter)
     for lease, stage, amount in ledger.rows(
         "SELECT json_extract(body, '$.lease_id'), stage, sum(json_extract(body, '$.cost.amount')) "
@@ -76,7 +76,7 @@ def leased(ledger: Ledger, last: int = 1000) -> tuple[LeaseCost, ...]:
             "AND hold_id IN (SELECT intent_id FROM lease)"
         )
     }
-    now = ledger.now()
+    now = now or ledger.now()
     return tuple(
         _cost(rented, charged.get(rented.id), held.get(rented.id, 0), stages[rented.id], now)
         for rented in leases.everything(ledger, last)

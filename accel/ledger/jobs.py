@@ -11,10 +11,14 @@ that a process which finds the row after a crash knows what may have happened an
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from accel.core.errors import AccelError, LedgerError, OfferTaken, OverBudget
 from accel.core.lease import Intent
@@ -131,6 +135,24 @@ def advance(ledger: Ledger, job: Job, to: JobStep, *, error: str = "") -> Job:
     with ledger.transaction() as db:
         _move(db, ledger, job, to, error=error)
     return get(ledger, job.id)
+
+
+@contextlib.contextmanager
+def worked_on_here(job: Job) -> Iterator[bool]:
+    """Whether the job is this process's own as long as the block lasts: one process works on a job at a time.
+
+    A lock on a file in its folder, which the operating system drops with its process, however that ends.
+    """
+    lock = FileLock(job.folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _move(

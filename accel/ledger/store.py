@@ -19,7 +19,7 @@ from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.offer import Billing, Offer, Realm
 from accel.core.row import Row
 from accel.core.task import Size, Spec, Stage
-from accel.ledger.accounts import Accounts
+from accel.ledger.accounts import Account, Accounts, sane
 from accel.ledger.database import dump, instant
 from accel.ledger.fragments import Fragments
 from accel.ledger.offers import Offers
@@ -87,6 +87,38 @@ class Ledger(Accounts):
         """Everything that may still run somewhere: intended or open, oldest first."""
         found = self.rows("SELECT intent FROM lease WHERE state IN ('intended', 'open') ORDER BY at")
         return tuple(self.load(Intent, body) for (body,) in found)
+
+    def correct(self, hold_id: str, amount: int, basis: Basis) -> tuple[Account, ...]:
+        """Put what was billed in the place of an estimated charge: the accounts it was drawn on, as they are
+        now. Empty, and nothing changed, when it was billed before, or there is no such charge of money.
+
+        What was estimated when it was settled stays beside it. A better estimate may only lower one. What is
+        added goes into ``over``: what had been held for it was given back, and may be in use again. Raises
+        ValueError for an amount that cannot be.
+        """
+        sane(amount)
+        self._moved += 1
+        with self.transaction() as db:
+            found = db.execute(
+                "SELECT accounts, amount, held FROM charge "
+                "WHERE hold_id = ? AND basis = 'estimated' AND fund <> 'quota'", (hold_id,),
+            ).fetchone()  # fmt: skip
+            if found is None or (basis is Basis.ESTIMATED and amount >= found[1]):
+                return ()
+            names, before, held = found
+            now_held = min(held, before) if amount > before else held
+            taken = min(amount, now_held) - min(before, held)
+            extra = max(0, amount - now_held) - max(0, before - held)
+            accounts = db.execute(
+                "UPDATE account SET spent = spent + ?1, over = over + ?2, "
+                "cap = max(wanted - over - ?2, spent + ?1 + held) "
+                "WHERE name IN (SELECT value FROM json_each(?3)) RETURNING *", (taken, extra, names),
+            ).fetchall()  # fmt: skip
+            db.execute(
+                "UPDATE charge SET amount = ?, held = ?, basis = ?, billed_at = ? WHERE hold_id = ?",
+                (amount, now_held, basis.value, self.at() if basis is Basis.BILLED else "", hold_id),
+            )
+            return tuple(Account(*row) for row in accounts)
 
     # Attempts and measurements --------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ class Charge(NamedTuple):
     """One settled hold. fund: "budget" or "credit", in nano-dollars, or "quota", in milliseconds.
 
     made_at: when it was reserved, which says what window it belongs to; at: when it was settled. leased_s:
-    GPU seconds that it was charged for. computed_s: those in which the attempt of that id computed.
+    GPU seconds that it was charged for. computed_s: those in which the attempt of that id, or of that
+    lease, computed.
     """
 
     provider: str
@@ -109,7 +110,9 @@ SELECT c.provider, c.fund, c.amount, c.basis, c.made_at, c.at,
   CASE WHEN c.fund = 'quota' THEN c.amount / 1000.0
        WHEN json_extract(c.rate, '$.nano_per_hour') > 0
        THEN c.amount * 3600.0 / json_extract(c.rate, '$.nano_per_hour') ELSE 0.0 END,
-  coalesce(json_extract(a.body, '$.timing.compute_s'), 0.0)
+  coalesce(json_extract(a.body, '$.timing.compute_s'), (
+    SELECT sum(json_extract(b.body, '$.timing.compute_s')) FROM attempt b
+    WHERE json_extract(b.body, '$.lease_id') = c.hold_id AND json_extract(b.body, '$.lease_id') <> ''), 0.0)
 FROM charge c LEFT JOIN attempt a ON a.id = c.hold_id
 WHERE c.at >= ? AND c.at < ?
 """

@@ -1,4 +1,4 @@
-"""Reap: what nobody works with is ended and booked, what somebody does is not touched, unknown is not none."""
+"""Reap: what nobody works with is ended and booked, what somebody does is not; unknown is not none."""
 
 from __future__ import annotations
 
