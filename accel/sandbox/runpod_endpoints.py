@@ -140,8 +140,7 @@ class Endpoints:
         made = {**body, **self.account.container(body, serverless=True)}
         made["workers"] = {"min": 0, "max": 3, "idleTimeout": 10} | workers
         rate = self.account.catalog.nano(models[0].serverless) * int(gpu.get("count", 1))
-        endpoint = Endpoint(identifier(), made, self.account.machines.now(), rate)
-        endpoint.body["model"] = models[0].id
+        endpoint = Endpoint(identifier(), made | {"model": models[0].id}, self.account.machines.now(), rate)
         self.endpoints[endpoint.id] = endpoint
         self._scale(endpoint)
         return self.shown(endpoint)
