@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +148,70 @@ def test_the_tests_themselves_see_no_key_and_no_home() -> None:
     assert not any(os.environ.get(name) for name in keys.KEY_NAMES)
     assert not (Path.home() / ".kaggle").exists()
     assert "accel-test-home-" in str(Path.home())
+
+
+# --- leases
+
+
+def test_a_leases_token_is_the_same_for_every_process_and_in_no_file(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    token = keys.lease_token(home, "accel-abc")
+    ask = (
+        "import sys, pathlib; from accel import keys; "
+        "print(keys.lease_token(pathlib.Path(sys.argv[1]), sys.argv[2]))"
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", ask, str(home), name], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("accel-abc", "accel-abd")
+    ]
+    assert made[0] == token
+    assert made[1] != token
+    assert re.fullmatch("[0-9a-f]{64}", token)
+    assert keys.lease_token(tmp_path / "another", "accel-abc") != token
+    assert [p.name for p in home.iterdir()] == ["lease.key"]
+    assert (home / "lease.key").stat().st_mode & 0o777 == 0o600
+    assert token.encode() not in (home / "lease.key").read_bytes()
+
+
+def test_processes_that_ask_first_at_the_same_time_agree(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: keys.lease_token(tmp_path / "h", "n"), range(16)))
+    assert len(made) == 1
+    assert [p.name for p in (tmp_path / "h").iterdir()] == ["lease.key"]
+
+
+def test_a_lease_key_that_others_can_read_or_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    keys.lease_token(tmp_path, "n")
+    path = tmp_path / "lease.key"
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match="read by others"):
+        keys.lease_token(tmp_path, "n")
+    path.chmod(0o600)
+    path.write_bytes(b"short")
+    with pytest.raises(SettingsError, match="damaged"):
+        keys.lease_token(tmp_path, "n")
+    with pytest.raises(SettingsError, match="cannot be used"):
+        keys.lease_token(path, "n")
+
+
+def test_a_leases_certificate_is_always_the_same_and_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    made = keys.lease_certificate(tmp_path, "accel-abc")
+    assert keys.lease_certificate(tmp_path, "accel-abc") == made
+    other = keys.lease_certificate(tmp_path, "accel-abd")
+    assert not set(made) & set(other)
+    certificate, private = made
+    assert "BEGIN CERTIFICATE" in certificate
+    assert "BEGIN PRIVATE KEY" in private
+    assert len(certificate + private) < 2_000  # they travel in an environment
+    assert [p.name for p in tmp_path.iterdir()] == ["lease.key"]
+
+
+def test_without_cryptography_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(SettingsError, match=r"accel\[vast\]"):
+        keys.lease_certificate(tmp_path, "n")

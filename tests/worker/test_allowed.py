@@ -161,6 +161,7 @@ async def test_stages_and_a_job_run_where_nothing_else_can_be_imported(tmp_path:
             await far.come_up(wheel, 90, 0.1)
             embed = Envelope("e", default_spec().fields(), pack_texts(["what did the cat do"]))
             query = (await far.call(embed)).tensors["vectors"]
+            assert np.array_equal(query, encoder().embed(["what did the cat do"]))
             await far.ensure(index.id, index.folder)
             asked = first(
                 Envelope("s", default_search_spec().fields(), pack_texts(["what did the cat do"])
