@@ -23,6 +23,7 @@ from accel.worker.engine import Worker
 
 # A sandbox scales its waits down to these; cold: the model's load in a fresh process is not scaled.
 SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0
+HOUR_S, SANDBOX_HOUR_S = 3600.0, 5.0  # of Modal's billing report
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def _runpod(site: Site, how: Access) -> Provider:
     return RunPodProvider(
         realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
         credentials=Credentials(_plain(how)), token=partial(keys.lease_token, site.home), blobs=site.blobs,
-        cold_s=SANDBOX_COLD_S if how.endpoint else COLD_PRIOR_S,
+        cold_s=SANDBOX_COLD_S if how.endpoint else COLD_PRIOR_S, poll_s=0.1 if how.endpoint else 1.0,
     )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def _modal(site: Site, how: Access) -> Provider:
     return ModalProvider(
         realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
         credentials=credentials, blobs=site.blobs, wait_s=wait_s, cold_s=cold_s,
+        billing_interval_s=SANDBOX_HOUR_S if how.endpoint else HOUR_S,
     )  # fmt: skip
 
 

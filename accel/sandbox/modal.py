@@ -29,6 +29,7 @@ from accel.sandbox.wire import WireRecord
 
 COLD_S = 10.0  # nominal; Modal's docs speak of seconds for a container and more for a large image
 HOUR_S = 3600.0  # resolution of the billing report, nominal
+BILLING_S = 5.0  # and what it lasts here at most: a bill comes late, and within a command's patience
 
 
 class ModalSandbox:
@@ -36,7 +37,8 @@ class ModalSandbox:
 
     root: folder that keeps its state; None: a temporary one. port: of gRPC, 0 takes a free one. token_id,
     token_secret: what clients sign in with; "" keeps those of ``root``, or makes new ones. time_scale: cold
-    starts, idle windows and the billing hour last 1/time_scale of their nominal length. cold_s: nominal
+    starts, idle windows and the billing hour (``BILLING_S`` at most) last 1/time_scale of their nominal
+    length. cold_s: nominal
     seconds of a cold start; None: it never ends. now: the sandbox's clock, epoch seconds. Raises UsageError
     if the port is taken or Modal's SDK is missing.
     """
@@ -53,7 +55,7 @@ class ModalSandbox:
         self.root, self.time_scale = root, time_scale
         self.token_id, self.token_secret = token_id, token_secret
         self.url = ""
-        self.billing_interval_s = HOUR_S / time_scale
+        self.billing_interval_s = min(BILLING_S, HOUR_S / time_scale)
         self._port, self._cold_s, self._now = port, cold_s, now
         self._faults = FaultScript(faults)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None

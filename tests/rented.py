@@ -1,0 +1,61 @@
+"""Sandbox clouds that rent, and processes of ours that use them, for checks that kill and break things."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.cli import clouds
+
+DRIVER = Path(__file__).with_name("rented_driver.py")
+NAMES = ("runpod", "vast", "modal")
+KEYS = {
+    "runpod": lambda c: {"RUNPOD_API_KEY": c.key},
+    "vast": lambda c: {"VAST_API_KEY": c.key},
+    "modal": lambda c: {"MODAL_TOKEN_ID": c.token_id, "MODAL_TOKEN_SECRET": c.token_secret},
+}
+
+
+@contextlib.contextmanager
+def cloud(name: str, folder: Path) -> Iterator[Any]:
+    """A sandbox whose waits take next to no time."""
+    with clouds.make(name, root=folder, time_scale=600) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of ours that has ended. told: its JSON, empty where it was killed."""
+
+    code: int
+    told: dict[str, Any]
+    errors: str
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+
+def drive(home: Path, running: dict[str, Any], **config: Any) -> Process:
+    """Run the driver at ``running`` clouds, by name, on ``home``."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "config.json"
+    urls = [f"{name}={c.url}" for name, c in running.items()]
+    file.write_text(json.dumps({"home": str(home), "clouds": urls, **config}))
+    keys = {k: v for name, c in running.items() for k, v in KEYS[name](c).items()}
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(file)], capture_output=True, text=True, timeout=280, check=False,
+        env={**os.environ, **keys, "PYTHONPATH": path, "ACCEL_HOME": str(home)},
+    )  # fmt: skip
+    told = json.loads(done.stdout) if done.returncode == 0 else {}
+    return Process(done.returncode, told, done.stderr)
