@@ -240,7 +240,7 @@ def only_bytes(data: bytes) -> bytes:
 
     Its opcodes are read, none is run.
     """
-    found: list[bytes] = []
+    found: list[Any] = []
     try:
         for opcode, value, _ in pickletools.genops(data):
             if opcode.name in BYTES:
@@ -251,7 +251,7 @@ def only_bytes(data: bytes) -> bytes:
         raise BadOutput(f"an output cannot be read ({type(bad).__name__}).", provider=NAME) from None
     if len(found) != 1:
         raise BadOutput("an output is not bytes.", provider=NAME)
-    return found[0]
+    return bytes(found[0])
 
 
 def _odd(what: str) -> Unreachable:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(420)]
 pytest.importorskip("modal", reason="Modal's SDK is not installed (pip install 'accel[modal]')")
 
 from accel.core.lease import Intent, Released
@@ -40,6 +39,8 @@ from accel.wire import Envelope, pack_texts
 from accel.worker.artefacts import read_result
 from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
+
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(420)]
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-conformance" / "modal"
 PROGRAM = '''

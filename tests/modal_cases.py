@@ -32,7 +32,7 @@ RULES: dict[Breakage, dict[str, Any]] = {
 }
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # A live function's engine without models: it answers with what it knows, or fails as it is told to.
 ENGINE = """
 import os, time
