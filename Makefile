@@ -14,12 +14,13 @@ REQUESTS ?= 20000
 # The GPU user's environment brings its own FAISS (environment.yml); everyone else gets the CPU one.
 FAISS := $(if $(CONDA_PREFIX),$(shell python -c "import importlib.metadata as m; m.version('faiss-gpu')" >/dev/null 2>&1 && echo gpu || echo cpu),cpu)
 
-.PHONY: demo app test conformance live campaign mutants lint kernels install clean help
+.PHONY: demo app test conformance faults live campaign mutants lint kernels install clean help
 help:
 	@echo "make demo         the main job, end to end: no account, no GPU"
 	@echo "make app          the question page in a browser"
 	@echo "make test         the tests (under 10 minutes on 2 cores)"
 	@echo "make conformance  slower: vendors' own clients, test collections"
+	@echo "make faults       every fault and kill -9 at every rented cloud (half an hour)"
 	@echo "make live         one real job: PROVIDER=name LIMIT=dollars, with your key"
 	@echo "make campaign     the simulation, longer: SEEDS=100 REQUESTS=20000"
 	@echo "make mutants      breaks the code on purpose; writes docs/promises.md (10 minutes)"
@@ -37,6 +38,9 @@ test: $(READY)
 
 conformance: $(READY)
 	@$(PY) -m pytest -q -m conformance
+
+faults: $(READY)
+	@$(PY) -m pytest -q -m faults
 
 # The one place where a test may leave loopback, and spend: only with a key and a limit in dollars.
 live: $(READY)

@@ -120,8 +120,8 @@ def kill() -> None:
 
 async def act(config: dict[str, Any]) -> dict[str, Any]:
     """Do what the configuration says, and tell how it ended and what the ledger holds."""
-    patience = Patience(**{"poll_s": 0.1, "unreachable_s": 4.0, "lifetime_s": 120.0, "stall_s": 40.0, "idle_s": 1.0,
-                           **config.get("patience", {})})  # fmt: skip
+    usual = {"poll_s": 0.1, "unreachable_s": 4.0, "lifetime_s": 120.0, "stall_s": 40.0, "idle_s": 1.0}
+    patience = Patience(**usual | config.get("patience", {}))
     names = [entry.partition("=")[0] for entry in config["clouds"]]
     told: dict[str, Any] = {"ended": "ok", "error": ""}
     async with open_accelerator(

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("modal", reason="Modal's SDK is not installed (pip install 'accel[modal]')")
-
 from accel.core.lease import Intent, Released
 from accel.core.offer import Offer, Realm
 from accel.core.passage import Passage
@@ -41,6 +39,8 @@ from accel.worker.bundle import Bundle
 from accel.worker.engine import Worker
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(420)]
+
+pytest.importorskip("modal", reason="Modal's SDK is not installed (pip install 'accel[modal]')")
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-conformance" / "modal"
 PROGRAM = '''
