@@ -1,4 +1,4 @@
-"""kill -9 at each step of a rented job, at each cloud: a reap leaves nothing, and the ledger is the invoice."""
+"""kill -9 at each step of a rented job, at each cloud: a reap leaves nothing, the ledger is the invoice."""
 
 from __future__ import annotations
 
