@@ -55,9 +55,10 @@ class Offer:
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
     begins (UTC), where the provider tells. cold_s: expected seconds to the first useful instruction;
-    wait_s: expected queue seconds. round_trip_s and seconds_per_byte: the way there and back. resident:
-    content hashes (indexes, models) already there. as_of: UTC. Raises ValueError for a duration that is
-    negative or not finite.
+    wait_s: expected queue seconds. idle_s: how long the far end stays up, and bills where seconds are
+    billed, after its last call; None where nobody tells. round_trip_s and seconds_per_byte: the way there
+    and back. resident: content hashes (indexes, models) already there. as_of: UTC. Raises ValueError for a
+    duration that is negative or not finite.
     """
 
     id: str
@@ -79,10 +80,11 @@ class Offer:
     billing: Billing = Billing.SECONDS
     quota_s: float | None = None
     quota_resets_at: datetime | None = None
+    idle_s: float | None = None
 
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,
-                 self.quota_left_s or 0.0, self.quota_s or 0.0)  # fmt: skip
+                 self.quota_left_s or 0.0, self.quota_s or 0.0, self.idle_s or 0.0)  # fmt: skip
         if not all(math.isfinite(t) and t >= 0 for t in times):
             raise ValueError(f"the offer of {self.provider} holds a time that cannot be: {times}")
 

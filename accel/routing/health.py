@@ -72,11 +72,18 @@ class _Line:
 class _Place:
     """One provider as a whole."""
 
-    __slots__ = ("account", "limiter", "paused_until")
+    __slots__ = ("account", "ended", "limiter", "paused_until")
 
     def __init__(self, chance: random.Random) -> None:
         self.account, self.limiter = Breaker(chance), Limiter()
         self.paused_until = float("-inf")
+        self.ended: float | None = None  # the last call
+
+    def since_s(self, now: float) -> float | None:
+        """Seconds since our last call ended, 0 while one is in flight; None when there was none."""
+        if self.limiter.in_flight:
+            return 0.0
+        return None if self.ended is None else max(0.0, now - self.ended)
 
 
 @dataclass(slots=True)
@@ -111,7 +118,9 @@ class Health:
         if provider == LOCAL:
             return Standing(provider, queue_s=self._backlog_s(now), success=success, measured=measured)
         blocked, again_s = self._refusal(line, place, task.size, now) or ("", None)
-        return Standing(provider, blocked, again_s, place.limiter.queue_s, success, measured)
+        return Standing(
+            provider, blocked, again_s, place.limiter.queue_s, success, measured, place.since_s(now)
+        )
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
         """Fold in an attempt that another process, or an earlier run, recorded; it ended at ``at``.
@@ -282,6 +291,7 @@ class Health:
         call.line.breaker.end(call.generation, now, weight)
         if call.account is not None:
             call.place.account.end(call.account, now, SUCCESS if weight == SUCCESS else None)
+        call.place.ended = now
         call.place.limiter.give_back(well, now - call.began)
 
     def _well(self, line: _Line, size: Size, timing: Timing, now: float) -> None:
