@@ -223,8 +223,9 @@ class Health:
     def patience_s(self, scored: Scored, task: Task) -> float | None:
         """Longest seconds a try may take, whatever the deadline; None: as long as it wants.
 
-        The p99.9 of similar calls, at least twice their median, stretched where this task is larger; cold
-        start apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
+        The p99.9 of similar calls, at least twice their median, stretched where this task is larger, and
+        their median for each other call of ours in flight there, which may be served before; cold start
+        apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
         ``FIRST_S`` or ten times the prior.
         """
         provider, expected = scored.offer.provider, scored.estimate.timing
@@ -236,7 +237,8 @@ class Health:
         if (view := line.track.view(task.size)) is None:
             first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
             return min(first * doubled, max(first, generous))
-        usual = view.p999_s * _stretch(view, task.size)
+        before = max(0, self._place(provider).limiter.in_flight - 1)  # the caller's own place is taken
+        usual = view.p999_s * _stretch(view, task.size) + before * view.p50_s
         longest = usual * doubled
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
