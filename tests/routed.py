@@ -68,7 +68,7 @@ OFFERS = st.builds(
     offer, st.sampled_from(NAMES), nano=st.integers(0, 10**10), wait_s=SECONDS, cold_s=SECONDS,
     round_trip_s=SECONDS, seconds_per_byte=st.floats(0, 1e-3), quota_left_s=st.none() | SECONDS,
     lanes=st.frozensets(st.sampled_from(Lane)), numerics=st.frozensets(st.sampled_from(Numerics)),
-    resident=st.frozensets(st.sampled_from(["i", "j"])),
+    idle_s=st.none() | SECONDS, resident=st.frozensets(st.sampled_from(["i", "j"])),
     movable=st.frozensets(st.sampled_from(["i", "k"])), billing=st.sampled_from(Billing), gpu=GPUS,
 )  # fmt: skip
 # what some task at least can use: else few properties would ever see two ranked offers
@@ -76,6 +76,7 @@ FIT = st.builds(
     offer, st.sampled_from(NAMES), nano=st.integers(0, 10**10), wait_s=st.sampled_from([0.0, 0.0, 2.0]),
     cold_s=st.sampled_from([0.0, 0.0, 30.0]), round_trip_s=st.floats(0, 0.1),
     billing=st.sampled_from(Billing), gpu=GPUS, numerics=st.just(frozenset(Numerics)),
+    idle_s=st.sampled_from([None, 60.0]),
 )  # fmt: skip
 UNFIT = st.builds(
     Unfit, st.sampled_from(NAMES), st.just(Realm.SIMULATED), st.text(max_size=9), st.just(NOW)
@@ -106,6 +107,7 @@ MEASURED = st.builds(Measured, st.integers(3, 99), TIMINGS, st.floats(0, 3))
 STANDINGS = st.builds(
     Standing, st.sampled_from(NAMES), st.sampled_from(["", "", "its breaker opened once"]),
     st.none() | SECONDS, st.floats(0, 9), st.floats(0, 1), st.none() | MEASURED,
+    st.sampled_from([None, 0.0, 9.0]),
 )  # fmt: skip
 WINDOWS = st.none() | st.builds(Window, st.just("w"), SHARES, SHARES)
 FUNDS = st.builds(

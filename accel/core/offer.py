@@ -56,8 +56,9 @@ class Offer:
     where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
     begins (UTC), where the provider tells. exclusive: this very offer is one machine, which can be rented
     once. lease_id: of what stands rented already, whose hold covers every call on it. cold_s: expected
-    seconds to the first useful instruction; wait_s: expected queue seconds. round_trip_s and
-    seconds_per_byte: the way there and back. resident: content hashes (indexes, models) already there;
+    seconds to the first useful instruction; wait_s: expected queue seconds. idle_s: how long the far end
+    stays up, and bills where seconds are billed, after its last call; None where nobody tells. round_trip_s
+    and seconds_per_byte: the way there and back. resident: content hashes (indexes, models) already there;
     movable: those that can be brought there, which ``cold_s`` counts. as_of: UTC. Raises ValueError for a
     duration that is negative or not finite.
     """
@@ -84,10 +85,11 @@ class Offer:
     exclusive: bool = False
     lease_id: str = ""
     movable: frozenset[str] = field(default=frozenset())
+    idle_s: float | None = None
 
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,
-                 self.quota_left_s or 0.0, self.quota_s or 0.0)  # fmt: skip
+                 self.quota_left_s or 0.0, self.quota_s or 0.0, self.idle_s or 0.0)  # fmt: skip
         if min(times) < 0 or not math.isfinite(sum(times)):
             raise ValueError(f"the offer of {self.provider} holds a time that cannot be: {times}")
 

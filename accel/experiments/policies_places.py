@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -222,6 +223,7 @@ class TraceProvider:
             round_trip_s=place.round_trip_s, seconds_per_byte=1 / UPLINK if place.round_trip_s else 0.0,
             quota_left_s=left, interruptible=place.spot, billing=place.billing,
             quota_s=None if left is None else FREE_S, quota_resets_at=ends,
+            idle_s=place.idle_s if math.isfinite(place.idle_s) else None,
         )  # fmt: skip
 
     def standing_lease(self) -> Lease:

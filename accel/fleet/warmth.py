@@ -1,9 +1,14 @@
-"""Warming. Guarantee: at most one warm-up at a time, reserved and booked like any try; nobody waits for it.
+"""Warming. Guarantee: a start is begun only for what was lost by its want; on the books, and nobody waits.
 
 An offer that is late only because it is cold is never used by requests with short deadlines, and so would
 stay cold for ever, while they pay more elsewhere or miss their deadlines. What each of them lost by that is
-added up per provider; when the sum passes the price of a start, it is started: the ski-rental rule, which
-costs at most twice what knowing the future would (Karlin et al., "Competitive snoopy caching", 1988).
+added up per provider; when the sum passes the price of a start, its idle time included, it is started: the
+ski-rental rule, which costs at most twice what knowing the future would (Karlin et al., "Competitive snoopy
+caching", 1988).
+
+A start settles all accounts, since it takes over what the others were wanted for: one loss is not paid for
+by several starts. What is lost while something starts counts for another only by the chance that the other
+would have been warm first, had the two begun together.
 
 A start is the request itself, sent there beside its own route: its answer comes too late for it, goes into
 the cache, and leaves the far end warm for those that follow.
@@ -14,16 +19,33 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from accel.core.attempt import Route, Scored
 from accel.core.money import NANO
 from accel.core.task import Task
 from accel.routing import sure
-from accel.routing.estimate import billed_s, in_time
+from accel.routing.estimate import REMOTE_SPREAD, billed_s, in_time
 
 Start = Callable[[Scored], Awaitable[None]]
-# How long a far end stays up and bills after its last call, where nobody tells; and how long a loss counts.
+# How long a far end stays up and bills after its last call, where nobody tells.
 IDLE_S = 300.0
+
+
+@dataclass(slots=True)
+class _Account:
+    """What was lost by one provider's being cold: dollars, and when the last was counted."""
+
+    lost: float
+    at: float
+
+
+@dataclass(slots=True)
+class _Warming:
+    """A start under way, and the seconds that it was expected to take."""
+
+    task: asyncio.Task[None]
+    cold_s: float
 
 
 class Warmer:
@@ -31,8 +53,8 @@ class Warmer:
 
     def __init__(self, worth: float) -> None:
         self._worth = worth
-        self._running: asyncio.Task[None] | None = None
-        self._lost: dict[str, tuple[float, float]] = {}  # by provider: dollars, and when they were counted
+        self._running: dict[str, _Warming] = {}
+        self._accounts: dict[str, _Account] = {}  # by provider, as all of these
         self._not_before: dict[str, float] = {}
 
     def consider(self, task: Task, route: Route, start: Start) -> None:
@@ -42,35 +64,46 @@ class Warmer:
             return
         now = asyncio.get_running_loop().time()
         chosen = next((s for s in route.ranked if all(s is not c for c in cold)), None)
-        due = [(self._add(s, self._loss(task, s, chosen), now), s) for s in cold]
-        over, best = max(due, key=lambda d: d[0])
-        if self._running is None and over > 0:
-            name = best.offer.provider
-            self._lost.pop(name, None)
-            # refused or failed, it is left alone for a while
-            self._not_before[name] = now + 2 * best.estimate.timing.cold_s
-            self._running = asyncio.ensure_future(start(best))
-            self._running.add_done_callback(self._ended)
+        idle = [s for s in cold if s.offer.provider not in self._running]
+        due = [(self._over(task, s, chosen, now), s) for s in idle]
+        over, best = max(due, key=lambda d: d[0], default=(0.0, None))
+        if best is not None and over > 0:
+            self._begin(best, now, start)
 
-    def _add(self, cold: Scored, loss: float, now: float) -> float:
-        """Add a loss, in dollars; by how much the sum passes the price of a start (not above 0: not yet)."""
-        name, t = cold.offer.provider, cold.estimate.timing
-        lost, at = self._lost.get(name, (0.0, now))
-        lost = lost * math.exp(-(now - at) / IDLE_S) + max(0.0, loss)
-        self._lost[name] = lost, now
+    def _begin(self, best: Scored, now: float, start: Start) -> None:
+        name, cold_s = best.offer.provider, best.estimate.timing.cold_s
+        self._accounts.clear()
+        # refused or failed, it is left alone for a while
+        self._not_before[name] = now + 2 * cold_s
+        self._running[name] = begun = _Warming(asyncio.ensure_future(start(best)), cold_s)
+        begun.task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _over(self, task: Task, cold: Scored, chosen: Scored | None, now: float) -> float:
+        """Add a loss; by how many dollars the sum passes the price of a start (not above 0: not yet)."""
+        name, cold_s, idle_s = cold.offer.provider, cold.estimate.timing.cold_s, _idle_s(cold)
+        account = self._accounts.setdefault(name, _Account(0.0, now))
+        # had it been warm, it would have stayed up since the last that would have gone there
+        since_s = min(now - account.at, idle_s)
+        if (loss := self._loss(task, cold, chosen, since_s)) > 0:
+            first = math.prod(_first(cold_s, w.cold_s) for w in self._running.values())
+            account.lost = account.lost * math.exp(-(now - account.at) / idle_s) + loss * first
+            account.at = now
         if now < self._not_before.get(name, 0.0):
             return 0.0
-        return lost - cold.offer.rate.cost(t.cold_s + IDLE_S) / NANO
+        return account.lost - cold.offer.rate.cost(cold_s + idle_s) / NANO
 
-    def _loss(self, task: Task, cold: Scored, chosen: Scored | None) -> float:
+    def _loss(self, task: Task, cold: Scored, chosen: Scored | None, since_s: float) -> float:
         """Dollars by which ``chosen``, or missing the deadline, is worse than ``cold`` would be warm.
 
         What is free goes first when it is warm, so that beside it all the money is lost.
         """
+        warm = self._warm_score(task, cold)
+        if _money(cold):
+            warm += cold.offer.rate.cost(since_s) / NANO
         if chosen is None:
-            return self._worth - self._warm_score(task, cold)
+            return self._worth - warm
         paid = 0.0 if _money(cold) else _money(chosen)
-        return max(paid, chosen.score - self._warm_score(task, cold))
+        return max(paid, chosen.score - warm)
 
     def _warm_score(self, task: Task, cold: Scored) -> float:
         """Its score if it had no cold start, dollars; without the person's and the guide's preferences."""
@@ -78,21 +111,35 @@ class Warmer:
         t, billed = e.timing, billed_s(e.timing)
         warm_s = t.total_s - t.cold_s
         chance = e.success * in_time(warm_s, e.spread, task.within_s)
-        time = dict(cold.terms)["time"] * warm_s / t.total_s
-        return _money(cold) * (1 - t.cold_s / billed) + time + self._worth * (1 - chance)
+        terms = dict(cold.terms)
+        time = terms["time"] * warm_s / t.total_s
+        money = _money(cold) - terms.get("idle", 0.0)
+        return money * (1 - t.cold_s / billed) + time + self._worth * (1 - chance)
 
     async def close(self) -> None:
         """Give up what is under way."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        running = [w.task for w in self._running.values()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
 
-    def _ended(self, done: asyncio.Task[None]) -> None:
-        self._running = None
+    def _ended(self, name: str, done: asyncio.Task[None]) -> None:
+        self._running.pop(name, None)
         if not done.cancelled():
             done.exception()  # it was booked; whoever asked has long gone
 
 
+def _idle_s(scored: Scored) -> float:
+    told = scored.offer.idle_s
+    return IDLE_S if told is None else told
+
+
+def _first(cold_s: float, other_s: float) -> float:
+    """P(a start of ``cold_s`` ends before one of ``other_s``, begun together), both log-normal."""
+    return in_time(cold_s, REMOTE_SPREAD * math.sqrt(2.0), other_s)
+
+
 def _money(scored: Scored) -> float:
     """Dollars that it takes, and what they are worth now."""
-    return sum(value for name, value in scored.terms if name in ("money", "budget", "quota"))
+    return sum(value for name, value in scored.terms if name in ("money", "idle", "budget", "quota"))

@@ -32,8 +32,10 @@ class Candidate:
     """A fit offer.
 
     total_s: expected seconds in all. on_time: P(in time) of what succeeds. place: in the person's own order.
-    funds: what may be spent there. quota_price: dollars per second of free quota. gratis: it takes no money
-    and no quota that has a price, and is sound. terms and score: dollars. key: what it is ordered by.
+    funds: what may be spent there. awake_s: seconds that the far end stays up, and bills, because of this
+    call. starting: it is cold, and a call of ours is in flight there, which pays for the start. quota_price:
+    dollars per second of free quota. gratis: it takes no money and no quota that has a price, and is sound.
+    terms and score: dollars. key: what it is ordered by.
     """
 
     offer: Offer
@@ -43,6 +45,8 @@ class Candidate:
     lateness: Lateness
     place: int
     funds: Funds | None
+    awake_s: float = 0.0
+    starting: bool = False
     quota_price: float = 0.0
     gratis: bool = True
     terms: tuple[tuple[str, float], ...] = ()

@@ -75,6 +75,20 @@ def billed_s(timing: Timing) -> float:
     return timing.cold_s + timing.transfer_s + timing.compute_s
 
 
+def awake_s(offer: Offer, standing: Standing | None = None) -> float:
+    """Seconds that the far end stays up, beside its work, because of a call now; 0 where nobody tells.
+
+    A call that starts it buys the whole of its idle time; one that finds it warm, or on its start for
+    another call of ours, only puts its end off by as long as there was none.
+    """
+    if offer.idle_s is None:
+        return 0.0
+    since_s = standing.since_s if standing else None
+    if since_s is None or (offer.cold_s and since_s):
+        return offer.idle_s
+    return min(since_s, offer.idle_s)
+
+
 def in_time(seconds: float, spread: float, within_s: float | None) -> float:
     """P(done within ``within_s``) of what does succeed: Φ((ln within_s − ln seconds) / spread)."""
     if within_s is None or seconds <= 0:

@@ -17,6 +17,7 @@ from accel.routing.candidate import Candidate, Lateness
 # a term of the score → what it says of the offer that it speaks for, and of the other
 _TERMS = {
     "money": ("cheaper", "dearer"),
+    "idle": ("staying up less for it", "it would stay up, and bill, for longer"),
     "budget": ("sparing a budget used ahead of its time", "dearer, and a budget is used ahead of its time"),
     "quota": ("sparing free hours", "its free hours are kept for batch work"),
     "time": ("faster", "slower"),
@@ -101,6 +102,8 @@ def _loses(task: Task, c: Candidate, first: Candidate, fallback: Sequence[str]) 
     name, told = first.offer.provider, _told(c)
     if fallback and c.offer.provider in fallback:
         told += f"; number {fallback.index(c.offer.provider) + 1} in your order of fallbacks"
+    if c.lateness is Lateness.COLD and first.starting and not c.starting:
+        return f"cold, and {name} is being started already; {told}"
     if c.lateness is Lateness.COLD and first.lateness is not Lateness.COLD:
         warm_s = span(c.total_s - c.expected.timing.cold_s)
         missed = f"cold, it would miss the deadline of {span(task.within_s or 0.0)}"

@@ -75,11 +75,18 @@ class _Line:
 class _Place:
     """One provider as a whole."""
 
-    __slots__ = ("account", "limiter", "paused_until")
+    __slots__ = ("account", "ended", "limiter", "paused_until")
 
     def __init__(self, chance: random.Random) -> None:
         self.account, self.limiter = Breaker(chance), Limiter()
         self.paused_until = float("-inf")
+        self.ended: float | None = None  # the last call
+
+    def since_s(self, now: float) -> float | None:
+        """Seconds since our last call ended, 0 while one is in flight; None when there was none."""
+        if self.limiter.in_flight:
+            return 0.0
+        return None if self.ended is None else max(0.0, now - self.ended)
 
 
 @dataclass(slots=True)
@@ -114,16 +121,17 @@ class Health:
         measured = line.scaled(view, amount(task.size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
-            blocked, again_s, queue_s = "", None, self._backlog_s(now)
+            blocked, again_s, queue_s, since_s = "", None, self._backlog_s(now), None
         else:
             blocked, again_s = self._refusal(line, place, task.size, now) or _FREE_TO_GO
-            queue_s = place.limiter.queue_s
+            queue_s, since_s = place.limiter.queue_s, place.since_s(now)
         said = line.said
         if (
             said is None or said.success != success or said.measured is not measured
             or said.queue_s != queue_s or said.blocked != blocked or said.again_s != again_s
+            or said.since_s != since_s
         ):  # fmt: skip
-            said = line.said = Standing(provider, blocked, again_s, queue_s, success, measured)
+            said = line.said = Standing(provider, blocked, again_s, queue_s, success, measured, since_s)
         return said
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
@@ -227,8 +235,9 @@ class Health:
     def patience_s(self, scored: Scored, task: Task) -> float | None:
         """Longest seconds a try may take, whatever the deadline; None: as long as it wants.
 
-        The p99.9 of similar calls, at least twice their median, stretched where this task is larger; cold
-        start apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
+        The p99.9 of similar calls, at least twice their median, stretched where this task is larger, and
+        their median for each other call of ours in flight there, which may be served before; cold start
+        apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
         ``FIRST_S`` or ten times the prior.
         """
         provider, expected = scored.offer.provider, scored.estimate.timing
@@ -240,7 +249,8 @@ class Health:
         if (view := line.track.view(task.size)) is None:
             first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
             return min(first * doubled, max(first, generous))
-        usual = view.p999_s * _stretch(view, task.size)
+        before = max(0, self._place(provider).limiter.in_flight - 1)  # the caller's own place is taken
+        usual = view.p999_s * _stretch(view, task.size) + before * view.p50_s
         longest = usual * doubled
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
@@ -299,6 +309,7 @@ class Health:
         call.line.breaker.end(call.generation, now, weight)
         if call.account is not None:
             call.place.account.end(call.account, now, SUCCESS if weight == SUCCESS else None)
+        call.place.ended = now
         call.place.limiter.give_back(well, now - call.began)
 
     def _well(self, line: _Line, size: Size, timing: Timing, now: float) -> None:

@@ -8,7 +8,8 @@ Score, in dollars, as a sum of named terms:
 
 =========  ============================================================================================
 money      mean cost; 0 where nothing is billed, or prepaid credit covers it
-budget     λ · money: money is dearer while a budget is used ahead of its time (``pacing``)
+idle       the seconds that the far end stays up because of this call (``estimate.awake_s``), at its rate
+budget     λ · (money + idle): money is dearer while a budget is used ahead of its time (``pacing``)
 quota      μ · mean seconds of free quota: free hours have a price while live work uses them up too soon
 time       mean seconds at ``value_of_hour``, ``COMPLEX_TIME`` times that for a complex question
 risk       ``value_of_deadline`` · P(no answer in time); without a deadline P(no answer)
@@ -44,7 +45,15 @@ from accel.core.offer import Billing, Offer, Unfit
 from accel.core.task import Complexity, Lane, Stage, Task
 from accel.routing.best_for import favourites, share
 from accel.routing.candidate import Candidate, Key, Lateness
-from accel.routing.estimate import LOCAL, UNPAYABLE, billed_s, estimate, in_time, mean_factor
+from accel.routing.estimate import (
+    LOCAL,
+    UNPAYABLE,
+    awake_s,
+    billed_s,
+    estimate,
+    in_time,
+    mean_factor,
+)
 from accel.routing.explain import explain, too_late
 from accel.routing.fitness import lateness, unfit
 from accel.routing.pacing import budget_price, quota_price
@@ -52,7 +61,7 @@ from accel.routing.standing import Standing
 
 __all__ = ["LOCAL", "POLICY", "Inputs", "State", "rank", "replay", "same"]
 
-POLICY = "free-first-2"
+POLICY = "free-first-3"
 # The guide's targets give a complex question three times the seconds of a simple one: it is about three
 # times the work, stage after stage, so that what a slow GPU costs is waited for three times.
 COMPLEX_TIME = 3.0
@@ -111,11 +120,12 @@ def replay(inputs: Inputs) -> Route:
 
 
 def same(a: Route, b: Route) -> bool:
-    """Whether two routes are the same decision: order, scores and refusals. Wording may change."""
+    """Whether two routes are the same decision: order, scores and refusals. Wording may change, and the
+    policy's name: a later one must still decide as the earlier did, on what that one knew."""
 
     def decided(route: Route) -> tuple[object, ...]:
         ranked = tuple((s.offer.id, s.score, s.estimate) for s in route.ranked)
-        return route.task_id, route.policy, ranked, sorted(r.provider for r in route.refused)
+        return route.task_id, ranked, sorted(r.provider for r in route.refused)
 
     return decided(a) == decided(b)
 
@@ -175,7 +185,10 @@ def _filter(
             refused.append(Refusal(name, too_late(task, total_s, on_time)))
         else:
             place = places.get(name, last)
-            fit.append(Candidate(offer, expected, total_s, on_time, late, place, purse))
+            candidate = Candidate(offer, expected, total_s, on_time, late, place, purse)
+            candidate.awake_s = awake_s(offer, standing)
+            candidate.starting = standing is not None and standing.since_s == 0.0 and offer.cold_s > 0
+            fit.append(candidate)
     return fit, refused
 
 
@@ -183,27 +196,35 @@ def _give_up_here(fit: list[Candidate]) -> None:
     """Put the cold before this machine, where nobody is in time and it would most likely fail, too.
 
     The request is as good as lost here, and would only lengthen the queue for those behind it; sent to the
-    cold one, it starts a worker for them.
+    cold one, it starts a worker for them. While one is being started, the others are left alone.
     """
     # the first is in time, as a rule, and settles it
     if any(c.lateness < Lateness.LATE for c in fit) or any(
         c.lateness is Lateness.LATE and c.on_time * c.expected.success >= HOPELESS for c in fit
     ):
         return
-    for c in fit:
-        if c.lateness is Lateness.COLD:
-            c.key = (False, c.place, Lateness.IN_TIME, False, not c.gratis, c.score)
+    cold = [c for c in fit if c.lateness is Lateness.COLD]
+    starting = [c for c in cold if c.starting]
+    for c in starting or cold:
+        # of those on their way the soonest warm, be it free or not: what its start costs is spent
+        free = c.gratis or c.starting
+        c.key = (False, c.place, Lateness.IN_TIME, False, not free, c.score)
 
 
 def _weigh(c: Candidate, hour: float, deadline: float, spared: float, priority: float) -> None:
     """Fill in ``terms`` and ``score``; terms that are zero are left out, but for money and time."""
     expected, mean = c.expected, mean_factor(c.expected.spread)
     cost, funds = expected.cost.amount, c.funds
-    prepaid = funds is not None and cost <= funds.credit
+    idle = c.offer.rate.cost(c.awake_s) if c.awake_s and c.offer.billing is Billing.SECONDS else 0
+    prepaid = funds is not None and cost + idle <= funds.credit
     money = 0.0 if prepaid else cost / NANO * mean
     time = c.total_s * mean * hour / 3600
     terms = [("money", money), ("time", time)]
     total = money + time
+    if idle and not prepaid:
+        terms.append(("idle", idle / NANO))
+        total += idle / NANO
+        money += idle / NANO
     if money and funds is not None and (dearer := budget_price(funds.budget) * money):
         terms.append(("budget", dearer))
         total += dearer

@@ -29,7 +29,8 @@ class Standing:
 
     blocked: why nothing may be sent there, in words, or "". again_s: seconds until that may end, None when
     nobody knows or nothing is blocked. queue_s: expected wait for a free place among its calls in flight.
-    success: expected share of calls that succeed. measured: None until there are enough attempts.
+    success: expected share of calls that succeed. measured: None until there are enough attempts. since_s:
+    seconds since our last call there ended, 0 while one is in flight, None when there was none.
     """
 
     provider: str
@@ -38,3 +39,4 @@ class Standing:
     queue_s: float = 0.0
     success: float = 1.0
     measured: Measured | None = None
+    since_s: float | None = None

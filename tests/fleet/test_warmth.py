@@ -6,20 +6,23 @@ import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from accel.cache import ExactCache
+from accel.core.attempt import Estimate, Route, Scored, Timing
 from accel.core.errors import EveryAttemptFailed
 from accel.core.lease import Lease
-from accel.core.money import NANO, NanoUSD
-from accel.core.offer import CPU, Gpu, Realm
+from accel.core.money import NANO, Cost, NanoUSD, Rate, from_dollars
+from accel.core.offer import CPU, Gpu, Offer, Realm
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
 from accel.fleet import Board
 from accel.fleet.leases import Patience
+from accel.fleet.warmth import Warmer
 from accel.gpu_accelerator import GPUAccelerator, Preference
 from accel.ledger import Budgets, Ledger, Limits, Period
 from accel.simulation import run_virtual
@@ -176,3 +179,119 @@ def test_closing_gives_the_warm_up_back() -> None:
         # ``play`` closes the engine and finds nothing held
 
     play(scene, cold)
+
+
+# The accounts --------------------------------------------------------------------------------------
+
+
+def ranked(
+    name: str, score: float, *, cold_s: float = 12.0, dollars: str = "0.80", idle_s: float = 60.0
+) -> Scored:  # fmt: skip
+    """An offer that would be in time but for its cold start; without one, in time."""
+    told = Offer(
+        name, name, Realm.SIMULATED, T4, Rate(from_dollars(dollars), date(2026, 11, 28), "test"),
+        datetime(2026, 11, 28, tzinfo=UTC), "test", cold_s=cold_s, idle_s=idle_s,
+    )  # fmt: skip
+    expected = Estimate(Timing(0.0, cold_s, 0.0, 0.1), Cost(told.rate.cost(cold_s + 0.1)), "prior")
+    money = expected.cost.amount / NANO
+    return Scored(told, expected, score, (("money", money), ("time", 0.0003)))
+
+
+class Noted(Warmer):
+    """Notes what it starts; a start ends when it is told to."""
+
+    def __init__(self, worth: float = 0.05) -> None:
+        super().__init__(worth)
+        self.started: list[str] = []
+        self.ends: dict[str, asyncio.Event] = {}
+
+    async def begin(self, cold: Scored) -> None:
+        self.started.append(cold.offer.provider)
+        await self.ends.setdefault(cold.offer.provider, asyncio.Event()).wait()
+
+
+def consider(warmer: Noted, *routes: Scored, times: int = 1) -> None:
+    asked = Task("t", Lane.LIVE, SPEC, Size(1, tokens=9), Need(Stage.EMBED, Lane.LIVE), within_s=2.0)
+    for _ in range(times):
+        warmer.consider(asked, Route("t", routes), warmer.begin)
+
+
+def noted(scene: Callable[[Noted], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        warmer = Noted()
+        try:
+            await scene(warmer)
+        finally:
+            await warmer.close()
+
+    run_virtual(main())
+
+
+def test_a_start_that_is_dearer_than_the_first_loss_waits_for_the_second() -> None:
+    async def scene(warmer: Noted) -> None:
+        dear = ranked("dear", 0.06, dollars="3.60")  # 72 s are $0.072: more than a missed deadline
+        consider(warmer, dear)
+        await asyncio.sleep(0.1)
+        assert warmer.started == []
+        consider(warmer, dear)
+        await asyncio.sleep(0.1)
+        assert warmer.started == ["dear"]
+
+    noted(scene)
+
+
+def test_a_start_settles_what_was_lost_to_all_the_others() -> None:
+    async def scene(warmer: Noted) -> None:
+        cheap, dear = ranked("cheap", 0.06), ranked("dear", 0.06, dollars="3.60")
+        consider(warmer, cheap, dear)
+        await asyncio.sleep(0.1)
+        assert warmer.started == ["cheap"]
+        warmer.ends["cheap"].set()
+        await asyncio.sleep(0.1)
+        consider(warmer, dear)  # its second loss, but the first since
+        await asyncio.sleep(0.1)
+        assert warmer.started == ["cheap"]
+
+    noted(scene)
+
+
+def test_what_is_lost_during_a_start_hardly_counts_for_who_would_be_later_still() -> None:
+    async def scene(warmer: Noted) -> None:
+        quick, late = ranked("quick", 0.06), ranked("late", 0.06, cold_s=120.0, dollars="0.10")
+        equal = ranked("equal", 0.06)
+        consider(warmer, quick)
+        consider(warmer, late, times=20)
+        await asyncio.sleep(0.1)
+        assert warmer.started == ["quick"]
+        consider(warmer, equal, times=2)  # even odds to be warm first: half of each loss
+        await asyncio.sleep(0.1)
+        assert warmer.started == ["quick", "equal"]
+
+    noted(scene)
+
+
+def test_one_that_would_be_no_better_warm_is_never_started() -> None:
+    async def scene(warmer: Noted) -> None:
+        warm = ranked("warm", 0.00001, cold_s=0.0)
+        consider(warmer, warm, ranked("cold", 0.06), times=500)
+        await asyncio.sleep(0.1)
+        assert warmer.started == []
+
+    noted(scene)
+
+
+def test_a_cheaper_one_is_started_once_the_dearer_has_cost_its_start() -> None:
+    """Seconds between calls at both rates: what a dear worker costs by staying up."""
+
+    async def scene(warmer: Noted) -> None:
+        began = asyncio.get_running_loop().time()
+        for _ in range(400):
+            dear = ranked("dear", 2.50 / 3600, cold_s=0.0)  # a second of it for each call
+            consider(warmer, dear, ranked("cheap", 0.06, dollars="0.18", cold_s=45.0, idle_s=300.0))
+            await asyncio.sleep(1.0)
+            if warmer.started:
+                break
+        seconds = asyncio.get_running_loop().time() - began
+        assert 15 < seconds < 60  # 345 s at $0.18 an hour are $0.017; $2.32 an hour are that in 27 s
+
+    noted(scene)

@@ -431,6 +431,31 @@ def test_cold_starts_seen_are_no_part_of_the_scatter_but_are_waited_for() -> Non
     assert h.patience_s(scored("a"), task()) == pytest.approx(2.0 + 16.0)
 
 
+def test_each_other_call_in_flight_there_may_be_served_before() -> None:
+    """Else a burst at one worker passes for a worker that hangs."""
+    h = health()
+    for _ in range(KEPT):
+        succeed(h, seconds=1.0)
+    limiter = h.limiter("a")
+    assert limiter is not None
+    for others in range(3):
+        assert limiter.take()
+        assert h.patience_s(scored("a"), task()) == pytest.approx(2.0 + others)
+
+
+def test_it_is_known_how_long_no_call_of_ours_was_there() -> None:
+    h = health()
+    assert h.standing("a", task(), 5.0).since_s is None
+    succeed(h, 7.0)
+    assert h.standing("a", task(), 9.0).since_s == 2.0
+    limiter = h.limiter("a")
+    assert limiter is not None and limiter.take()
+    call = h.begin("a", task(), 10.0)
+    assert h.standing("a", task(), 60.0).since_s == 0.0
+    h.dropped(call, 61.0)
+    assert h.standing("a", task(), 64.0).since_s == 3.0
+
+
 def test_a_larger_task_of_the_same_order_gets_more_time() -> None:
     h = health()
     for _ in range(KEPT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -50,14 +51,24 @@ def lateness(task: Task, state: State, o: Offer) -> str:
     return "cold" if expected.timing.cold_s > 0 and warm >= 0.95 else "too late"
 
 
-def classes(task: Task, state: State, ranked: Sequence[Scored]) -> list[int]:
-    """What comes before score and freedom, for each of ``ranked``: the cold are last, but before this machine
-    where nobody is in time and it has no even chance."""
+def names(task: Task, state: State, ranked: Sequence[Scored]) -> tuple[list[str], list[str]]:
+    """The class of each of ``ranked``, and the classes in their order: the cold are last, but before this
+    machine where nobody is in time and it has no even chance; then only those that are being started, if
+    any is."""
     found = [lateness(task, state, s.offer) for s in ranked]
-    best = ["on target", "in time", "late", "cold"]
     chances = [chance(s.estimate, task.within_s) for s, f in zip(ranked, found, strict=True) if f == "late"]
-    if not {"on target", "in time"} & set(found) and max(chances, default=0.0) < 0.5:
-        best = ["cold", "late"]
+    if {"on target", "in time"} & set(found) or max(chances, default=0.0) >= 0.5:
+        return found, ["on target", "in time", "late", "cold"]
+    found = [
+        "starting" if f == "cold" and s.offer.cold_s and standing_of(state, s.offer).since_s == 0.0 else f
+        for s, f in zip(ranked, found, strict=True)
+    ]
+    return found, ["starting", "late", "cold"] if "starting" in found else ["cold", "late"]
+
+
+def classes(task: Task, state: State, ranked: Sequence[Scored]) -> list[int]:
+    """What comes before score and freedom, for each of ``ranked``."""
+    found, best = names(task, state, ranked)
     return [best.index(f) for f in found]
 
 
@@ -155,6 +166,8 @@ def test_target_then_deadline_then_free_then_score(
         return not free, s.score
 
     keys = list(zip(classes(task, state, ranked), map(key, ranked), strict=True))
+    if "starting" in names(task, state, ranked)[0]:  # the soonest of them is first, be it free or not
+        keys = [(c, (False, k[1]) if c == 0 else k) for c, k in keys]
     assert keys == sorted(keys)
 
 
@@ -602,6 +615,75 @@ def test_a_state_that_cannot_be_is_refused_by_name(bad: float) -> None:
         State(priorities=(("vast", bad),))
     with pytest.raises(ValueError, match="priority of vast"):
         State(priorities=(("vast", 0.0),))
+
+
+def test_a_call_pays_for_what_stays_up_because_of_it() -> None:
+    """All of the idle time where it starts a worker, what passed since the last call where one is warm."""
+    warm = priced("vast", "T4", "3.60", idle_s=60.0)  # a second is a tenth of a cent
+
+    def idle(o: Offer, since_s: float | None) -> float:
+        state = State(standings=(Standing("vast", since_s=since_s),))
+        return dict(rank(task(), [o], state, 0.0).ranked[0].terms).get("idle", 0.0)
+
+    assert idle(warm, 0.0) == 0.0
+    assert idle(warm, 7.0) == pytest.approx(0.007)
+    assert idle(warm, 900.0) == idle(warm, None) == pytest.approx(0.06)
+    cold = replace(warm, cold_s=12.0)
+    assert idle(cold, 7.0) == idle(cold, None) == pytest.approx(0.06)
+    assert idle(cold, 0.0) == 0.0  # another call starts it
+    assert idle(replace(warm, idle_s=None), 7.0) == 0.0  # nobody tells
+    assert idle(replace(free_hours("vast"), idle_s=60.0), 7.0) == 0.0  # nobody bills
+
+
+def test_work_stays_where_a_worker_is_up_anyway_and_the_words_say_so() -> None:
+    """The faster one at the same price would have to stay up for it."""
+    busy = priced("vast", "RTX 4090", "0.40", idle_s=300.0)
+    quick = priced("modal", "A100", "0.40", idle_s=300.0)
+    waits = task(size=Size(1, tokens=100_000))
+    fresh = (Standing("vast", since_s=0.5), Standing("modal", since_s=0.5))
+    apart = (Standing("vast", since_s=0.5), Standing("modal", since_s=250.0))
+    assert order(rank(waits, [busy, quick], State(standings=fresh), 0.0))[0] in ("vast", "modal")
+    route = rank(waits, [busy, quick], State(standings=apart), 0.0)
+    assert order(route) == ["vast", "modal"]
+    assert "stay up" in route.ranked[1].why and "staying up less" in route.ranked[0].why
+
+
+def test_prepaid_credit_pays_for_idle_seconds_too() -> None:
+    warm = priced("vast", "T4", "3.60", idle_s=60.0)
+    for credit, paid in ((NANO, False), (NANO // 100, True)):
+        state = State(funds=(Funds("vast", None, "", credit, None, None),))
+        terms = dict(rank(task(), [warm], state, 0.0).ranked[0].terms)
+        assert ("idle" in terms) == paid == (terms["money"] > 0)
+
+
+def test_while_one_is_being_started_the_lost_wait_there_and_start_no_other() -> None:
+    wanted = task(within_s=1.0)
+    free = free_hours("colab", cold_s=30.0)
+    quick, other = (priced(n, "T4", "0.80", cold_s=9.0, idle_s=60.0) for n in ("modal", "runpod"))
+    here = offer("local", wait_s=3.0)
+    state = State(standings=(Standing("modal", since_s=0.0),))
+    route = rank(wanted, [here, free, quick, other], state, 0.0)
+    assert order(route) == ["modal", "local", "colab", "runpod"]
+    assert "modal is being started already" in route.ranked[-1].why
+    both = State(standings=(Standing("modal", since_s=0.0), Standing("colab", since_s=0.0)))
+    assert order(rank(wanted, [here, free, quick, other], both, 0.0)) == ["modal", "colab", "local", "runpod"]
+
+
+def test_a_decision_that_was_logged_before_idle_seconds_were_known_replays(ledger: Ledger) -> None:
+    """By its route: the name of the policy is a later one's."""
+    cold = priced("modal", "T4", "0.35", cold_s=9.0), free_hours("colab", cold_s=9.0)
+    offers = (offer("local", wait_s=3.0), *cold)
+    state = State(standings=(Standing("modal", success=0.9),))
+    inputs = Inputs(task(within_s=1.0), offers, (), state, 0.0)
+    told = json.loads(dump(inputs))
+    for kept in told["offers"]:
+        del kept["idle_s"]
+    for kept in told["state"]["standings"]:
+        del kept["since_s"]
+    before = ledger.load(Inputs, json.dumps(told))
+    logged = replace(rank(inputs.task, offers, state, 0.0), policy="free-first-2")
+    assert order(logged) == ["colab", "modal", "local"]
+    assert same(replay(before), logged)
 
 
 def test_a_complex_question_is_waited_for_three_times() -> None:
