@@ -84,6 +84,7 @@ class ModalProvider:
             raise SettingsError(f"Modal: no GPU {live_gpu!r}; one of {', '.join(NAMES)}.")
         self.realm: Realm = realm
         self._runtime, self._credentials, self._accepted = runtime, credentials, accepted_terms
+        self._idle_s = idle_s
         self._client = ModalClient(credentials, endpoint, call_s=call_s)
         self._calls = ModalCalls(self._client, environment)
         python = ".".join(platform.python_version_tuple()[:2])
@@ -266,7 +267,7 @@ class ModalProvider:
             source="Modal's billing rates where they are clear; wait, cold start and transfer are priors",
             lanes=frozenset({need.lane}), numerics=numerics(sold.gpu.capability), wait_s=self._wait_s,
             cold_s=self._cold_s, billing=Billing.SECONDS, interruptible=True, resident=resident,
-            movable=frozenset(movable),
+            movable=frozenset(movable), idle_s=self._idle_s if need.lane is Lane.LIVE else None,
             seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 

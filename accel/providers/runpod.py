@@ -85,6 +85,7 @@ class RunPodProvider:
         settle_s = SETTLE_S * real if settle_s is None else settle_s
         self.realm: Realm = realm
         self._runtime, self._credentials, self._accepted = runtime, credentials, accepted_terms
+        self._live_idle_s = live_idle_s
         self._cloud, self._blobs, self._disk_gb, self._cold_s = cloud, blobs, disk_gb, cold_s
         self._bill_s = BILL_S * real if bill_s is None else bill_s
         self._calls = RunPodCalls(credentials, endpoint, call_s)
@@ -141,6 +142,7 @@ class RunPodProvider:
             cold_s=0.0 if warm else self._cold_s,
             resident=self._serverless.resident if warm else frozenset(),
             movable=frozenset({need.index} if need.index else ()),
+            idle_s=float(self._live_idle_s) if need.lane is Lane.LIVE else None,
             seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 
