@@ -14,12 +14,13 @@ REQUESTS ?= 20000
 # The GPU user's environment brings its own FAISS (environment.yml); everyone else gets the CPU one.
 FAISS := $(if $(CONDA_PREFIX),$(shell python -c "import importlib.metadata as m; m.version('faiss-gpu')" >/dev/null 2>&1 && echo gpu || echo cpu),cpu)
 
-.PHONY: demo app test conformance campaign mutants lint kernels install clean help
+.PHONY: demo app test conformance live campaign mutants lint kernels install clean help
 help:
 	@echo "make demo         the main job, end to end: no account, no GPU"
 	@echo "make app          the question page in a browser"
 	@echo "make test         the tests (under 10 minutes on 2 cores)"
 	@echo "make conformance  slower: vendors' own clients, test collections"
+	@echo "make live         one real job: PROVIDER=name LIMIT=dollars, with your key"
 	@echo "make campaign     the simulation, longer: SEEDS=100 REQUESTS=20000"
 	@echo "make mutants      breaks the code on purpose; writes docs/promises.md (10 minutes)"
 	@echo "make lint         ruff, mypy, the import contract"
@@ -36,6 +37,10 @@ test: $(READY)
 
 conformance: $(READY)
 	@$(PY) -m pytest -q -m conformance
+
+# The one place where a test may leave loopback, and spend: only with a key and a limit in dollars.
+live: $(READY)
+	@ACCEL_LIVE_PROVIDER=$(PROVIDER) ACCEL_LIVE_LIMIT=$(LIMIT) $(PY) -m pytest -rs -m live --force-enable-socket
 
 campaign: $(READY)
 	@$(PY) -m accel simulate --seeds $(SEEDS) --requests $(REQUESTS)

@@ -29,7 +29,7 @@ from accel.fleet.reap import Finding, Reaper
 from accel.fleet.replicas import Replicas
 from accel.fleet.roster import roster
 from accel.fleet.warmth import Warmer
-from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs
+from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs, leases
 from accel.ledger.limits import LAUNCHES_PER_HOUR
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
@@ -213,7 +213,8 @@ async def open_accelerator(
         if name in settings.disabled:
             raise UsageError(f"{name} is disabled in your settings.", hint=f"See {config.settings_file()}.")
     found = roster(
-        realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms
+        realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms,
+        taken=lambda name: leases.taken(ledger, name),
     )  # fmt: skip
     found = [p for p in found if p.name not in settings.disabled]
     ledger = Ledger(root / "ledger.sqlite3", realm, runtime.now)

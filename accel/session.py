@@ -164,36 +164,37 @@ class Session:
         if self.processor is None:
             raise ValueError("this session was opened without a corpus")
         processor = self.processor
-        return self._call(lambda: processor.query(text, complexity=complexity, within_s=within_s))
+        return self.call(lambda: processor.query(text, complexity=complexity, within_s=within_s))
 
     def offers(self, need: Need) -> tuple[Offer | Unfit, ...]:
         """What every provider would give now."""
-        return self._call(lambda: self.accelerator.offers(need))
+        return self.call(lambda: self.accelerator.offers(need))
 
     def preview(self, task: Task) -> tuple[tuple[Offer | Unfit, ...], Route]:
         """What every provider would give now, and the route that ``task`` would take."""
-        return self._call(lambda: self.accelerator.preview(task))
+        return self.call(lambda: self.accelerator.preview(task))
 
     def run(self, task: Task, request: Envelope) -> Result[Envelope]:
         """Run one live task."""
-        return self._call(lambda: self.accelerator.run(task, request))
+        return self.call(lambda: self.accelerator.run(task, request))
 
     def push(
         self, task: Task, bundle: Bundle, on_event: Callable[[Event], None] = lambda _: None
     ) -> Finished:
         """Submit a batch job and carry it to its end."""
-        job = self._call(lambda: self.accelerator.submit(task, bundle))
+        job = self.call(lambda: self.accelerator.submit(task, bundle))
         return self.resume(job.id, on_event)
 
     def resume(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
         """Carry on a job that an interrupt or a crash left on its way."""
-        return self._call(lambda: self.accelerator.finish(job_id, on_event))
+        return self.call(lambda: self.accelerator.finish(job_id, on_event))
 
     def reap(self, *, act: bool = False, others: bool = False) -> tuple[Finding, ...]:
         """What nobody works with any more; ``act`` ends it."""
-        return self._call(lambda: self.accelerator.reap(act=act, others=others))  # type: ignore[no-any-return]
+        return self.call(lambda: self.accelerator.reap(act=act, others=others))  # type: ignore[no-any-return]
 
-    def _call(self, make: Callable[[], Any]) -> Any:
+    def call(self, make: Callable[[], Any]) -> Any:
+        """Run one coroutine on the engine's loop and return its value."""
         async def run() -> Any:
             return await make()
 

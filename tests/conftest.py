@@ -19,6 +19,7 @@ pytest_plugins = ["budget"]
 
 KEYS = ("KAGGLE_", "RUNPOD_", "VAST", "MODAL_", "COLAB_", "HF_TOKEN", "ACCEL_", "XDG_", "OPENAI_")
 ROOT = Path(__file__).parents[1]
+FROM_OUTSIDE = pytest.StashKey[dict[str, str]]()
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("same", deadline=None, derandomize=True, max_examples=60, database=None)
@@ -38,9 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.add_cleanup(restore)
     real_home = Path.home()
-    for name in list(os.environ):
-        if name.startswith(KEYS):
-            del os.environ[name]
+    config.stash[FROM_OUTSIDE] = {n: v for n, v in os.environ.items() if n.startswith(KEYS)}
+    for name in config.stash[FROM_OUTSIDE]:
+        del os.environ[name]
     os.environ |= {
         "HOME": home.name,
         "HF_HUB_OFFLINE": "1",
@@ -54,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     ):  # fmt: skip
         if path.exists():
             os.environ.setdefault(name, str(path))
+
+
+@pytest.fixture(scope="session")
+def outside(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Keys and settings as they were outside, which only a test marked ``live`` may use."""
+    return pytestconfig.stash[FROM_OUTSIDE]
 
 
 @pytest.fixture(autouse=True)

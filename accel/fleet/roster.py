@@ -25,25 +25,29 @@ SANDBOX_WAIT_S, SANDBOX_COLD_S = 1.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every adapter is given: the realm, the clock, the terms that the person accepted."""
+    """What every adapter is given: the realm, the clock, the terms that the person accepted.
+
+    taken: ids of a provider's exclusive offers that a lease of this home has: not to be offered again.
+    """
 
     realm: Realm
     runtime: Runtime
     accepted: Sequence[str]
+    taken: Callable[[str], frozenset[str]]
 
 
 def roster(
     realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, access: Mapping[str, Access],
-    accepted: Sequence[str] = (),
+    accepted: Sequence[str] = (), taken: Callable[[str], frozenset[str]] = lambda name: frozenset(),
 ) -> list[Provider]:  # fmt: skip
     """This machine and the adapters of one realm.
 
-    access: by provider. Raises SettingsError for a sandbox's URL outside of the sandbox realm, or none in it.
+    access: by provider. taken: see ``Site``, and ``ledger.leases.taken``. Raises SettingsError for a sandbox's URL outside of the sandbox realm, or none in it.
     """
     for name, how in access.items():
         if bool(how.endpoint) != (realm is Realm.SANDBOX):
             raise SettingsError(f"{name}: a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
-    site = Site(realm, runtime, accepted)
+    site = Site(realm, runtime, accepted, taken)
     made = [ADAPTERS[name](site, how) for name, how in access.items() if name in ADAPTERS]
     return [LocalProvider(realm, worker, folder / "local", runtime), *made]
 
