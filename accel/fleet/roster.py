@@ -42,7 +42,8 @@ def roster(
 ) -> list[Provider]:  # fmt: skip
     """This machine and the adapters of one realm.
 
-    access: by provider. taken: see ``Site``, and ``ledger.leases.taken``. Raises SettingsError for a sandbox's URL outside of the sandbox realm, or none in it.
+    access: by provider. taken: see ``Site``, and ``ledger.leases.taken``. Raises SettingsError for a
+    sandbox's URL outside of the sandbox realm, or none in it.
     """
     for name, how in access.items():
         if bool(how.endpoint) != (realm is Realm.SANDBOX):
