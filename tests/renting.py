@@ -68,10 +68,11 @@ class Home:
     patience: Patience = PATIENCE
     asked: tuple[str, ...] = ("cloud",)
     local: bool = True
+    here: Nature = LOCAL
 
     def engine(self, **changes: Any) -> GPUAccelerator:
         ledger = Ledger(self.folder / "ledger.sqlite3", Realm.SIMULATED, self.runtime.now)
-        here = [SimulatedProvider(LOCAL, self.runtime, 0)] if self.local else []
+        here = [SimulatedProvider(self.here, self.runtime, 0)] if self.local else []
         budgets = Budgets(ledger, changes.pop("limits", self.limits))
         budgets.recover()
         engine = GPUAccelerator(

@@ -111,7 +111,12 @@ class RunsBatch(Protocol):
 
 @runtime_checkable
 class ServesLive(Protocol):
-    """Answers one envelope with one envelope, in milliseconds to seconds."""
+    """Answers one envelope with one envelope, in milliseconds to seconds.
+
+    Who does not stand by (``StandsBy``) serves on a lease that ``fleet.replicas`` opens: ``create`` of an
+    intent without a bundle, then ``RunsBatch.start`` without one, which returns when the far end answers. A
+    call on a machine that is gone raises Preempted.
+    """
 
     async def call(self, lease: Lease, request: Envelope) -> Envelope:
         """Run ``request`` (``meta["op"]``: embed, search, rerank, answer) and return its answer."""

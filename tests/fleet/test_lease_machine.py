@@ -29,6 +29,7 @@ from accel.testing.mock_rental import MockRental
 from accel.worker.bundle import Bundle
 
 CALLS = ("create", "find", "start", "poll", "fetch", "release", "leases", "bill", "call")
+DIES = st.integers(0, 14)
 ERRORS = (
     Unreachable("no route", provider="cloud"), NoCapacity("none free", provider="cloud"),
     Preempted("gone", provider="cloud"), Unauthorised("wrong key", provider="cloud"),
@@ -40,7 +41,7 @@ class Killed(BaseException):
 
 
 class Dying:
-    """Ends a process at its n-th transaction (before or after its commit) or its n-th call (after it)."""
+    """Ends a process at its n-th point: before or after the commit of a transaction."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -98,6 +99,7 @@ class LeaseMachine(RuleBasedStateMachine):
         )  # fmt: skip
         self.home = Home(Path(self.scratch.name), runtime, cloud)
         self.run(self.start())
+        self.run(self.start())
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -109,8 +111,11 @@ class LeaseMachine(RuleBasedStateMachine):
         self.tasks[id(engine)] = []
         await engine.replicas.recover()
 
-    def begun(self, which: int, work: Any) -> None:
+    def begun(self, which: int, work: Any, dies: int) -> None:
+        """Begin, in a process that will die at its so many-th point from here on (0: it will not)."""
         engine = self.engines[which % len(self.engines)]
+        if dies and self.dying.victim is None:
+            self.dying.victim, self.dying.left = engine.ledger, dies
 
         async def guarded() -> None:
             try:
@@ -121,6 +126,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 pass
 
         self.tasks[id(engine)].append(self.loop.create_task(guarded()))
+        self.run(passing(0.01))
 
     def die(self, engine: GPUAccelerator) -> None:
         """Nothing of it reaches a file or a provider any more."""
@@ -141,8 +147,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.run(self.start())
 
     @precondition(lambda self: self.engines)
-    @rule(which=st.integers(0, 2))
-    def a_job(self, which: int) -> None:
+    @rule(which=st.integers(0, 2), dies=DIES)
+    def a_job(self, which: int, dies: int) -> None:
         self.number += 1
         ident = f"j{self.number}"
 
@@ -151,35 +157,35 @@ class LeaseMachine(RuleBasedStateMachine):
             await engine.submit(task, Bundle({"schema": 1}, b"", b""))
             await engine.finish(ident)
 
-        self.begun(which, work)
+        self.begun(which, work, dies)
 
     @precondition(lambda self: self.engines)
-    @rule(which=st.integers(0, 2), within_s=st.sampled_from([None, 30.0, 2.0]))
-    def a_question(self, which: int, within_s: float | None) -> None:
+    @rule(which=st.integers(0, 2), within_s=st.sampled_from([None, 30.0, 2.0]), dies=DIES)
+    def a_question(self, which: int, within_s: float | None, dies: int) -> None:
         self.number += 1
         number = self.number
-        self.begun(which, lambda engine: ask(engine, number, within_s))
+        self.begun(which, lambda engine: ask(engine, number, within_s), dies)
 
     @precondition(lambda self: self.engines)
-    @rule(which=st.integers(0, 2), act=st.booleans())
-    def a_reap(self, which: int, act: bool) -> None:
-        self.begun(which, lambda engine: engine.reap(act=act))
+    @rule(which=st.integers(0, 2), act=st.booleans(), dies=DIES)
+    def a_reap(self, which: int, act: bool, dies: int) -> None:
+        self.begun(which, lambda engine: engine.reap(act=act), dies)
 
     @precondition(lambda self: self.engines)
-    @rule(which=st.integers(0, 2))
-    def carried_on(self, which: int) -> None:
+    @rule(which=st.integers(0, 2), dies=DIES)
+    def carried_on(self, which: int, dies: int) -> None:
         async def work(engine: GPUAccelerator) -> None:
             for job in engine.unfinished():
                 with contextlib.suppress(AccelError):
                     await engine.finish(job.id)
 
-        self.begun(which, work)
+        self.begun(which, work, dies)
 
     @rule(on=st.sampled_from(CALLS), how=st.sampled_from([*ERRORS, "lost", "slow"]), times=st.integers(1, 4))
     def a_fault(self, on: str, how: ProviderError | str, times: int) -> None:
         if isinstance(how, ProviderError):
-            if on == "create" and isinstance(how, Preempted):
-                return  # no provider refuses an order like that
+            if on in ("create", "call") and isinstance(how, Preempted):
+                return  # no provider refuses an order like that; and what is gone is gone: ``taken_away``
             self.home.cloud.fail(on, how, times=times)
         else:
             self.home.cloud.fail(on, lost=how == "lost", delay_s=15.0 if how == "slow" else 0.0, times=times)
@@ -191,12 +197,6 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 5.0, 25.0, 60.0, 400.0]))
     def time_passes(self, seconds: float) -> None:
         self.run(passing(seconds))
-
-    @precondition(lambda self: self.engines)
-    @rule(which=st.integers(0, 2), after=st.integers(1, 6))
-    def it_will_die(self, which: int, after: int) -> None:
-        """At its n-th next point, wherever that is."""
-        self.dying.victim, self.dying.left = self.engines[which % len(self.engines)].ledger, after
 
     @precondition(lambda self: self.engines)
     @rule(which=st.integers(0, 2))
@@ -236,6 +236,16 @@ class LeaseMachine(RuleBasedStateMachine):
         assert len(claims) == len(set(claims))
         ledger.close()
 
+    @invariant()
+    def nobody_ends_what_another_uses(self) -> None:
+        if not hasattr(self, "home"):
+            return
+        for engine in self.engines:
+            for replica in engine.replicas._open.values():
+                machine = self.home.cloud._machines[replica.lease.name]
+                wall = self.run(self.now(self.home.cloud._wall))
+                assert machine.preempted or machine.alive(wall) or wall >= machine.ends_at
+
     def teardown(self) -> None:
         try:
             if hasattr(self, "home"):
@@ -271,4 +281,4 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 TestLeases = LeaseMachine.TestCase
-TestLeases.settings = settings(max_examples=40, stateful_step_count=20)
+TestLeases.settings = settings(max_examples=60, stateful_step_count=25)

@@ -140,6 +140,23 @@ def test_what_could_not_be_released_stays_in_sight_until_the_provider_confirms()
     play(scene)
 
 
+def test_without_a_bill_a_confirmed_end_lowers_what_was_charged_for_the_worst() -> None:
+    async def scene(home: Home) -> None:
+        home.cloud.fail("release", Unreachable("no route", provider="cloud"), times=0)
+        engine = home.engine()
+        await ask(engine, 1)
+        await engine.close()
+        whole = home.charged()
+        home.cloud.mend()
+        await passing(100.0)
+        (found,) = await reaped(home)
+        assert found.ended
+        assert home.cloud.billed <= home.charged() < whole
+        assert home.ledger().rows("SELECT estimated, basis FROM charge") == [(whole, "estimated")]
+
+    play(scene, bill_lag_s=None)
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_whether_it_was_made_is_asked_until_it_is_known(made: bool) -> None:
     async def scene(home: Home) -> None:

@@ -18,7 +18,7 @@ from accel.core.lease import Intent, Lease
 from accel.core.money import ZERO, Basis, Cost, NanoUSD, Rate
 from accel.core.offer import CPU, Billing, Offer, Realm
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
-from accel.ledger import Budgets, JobStep, Ledger, Limits, Period, decisions, jobs
+from accel.ledger import Budgets, JobStep, Ledger, Limits, Period, decisions, jobs, leases
 from accel.ledger.database import dump
 from accel.routing import Inputs, State
 
@@ -193,3 +193,80 @@ def test_a_migrated_ledger_is_not_migrated_again(path: Path) -> None:
     before = list(sqlite3.connect(path).iterdump())
     Ledger(path, Realm.REAL).close()
     assert list(sqlite3.connect(path).iterdump()) == before
+
+
+# Schema 2 -----------------------------------------------------------------------------------------
+
+SCHEMA_2 = Path(__file__).with_name("schema_2.sql")
+PAID = replace(
+    LOCAL, id="p", provider="cloud", billing=Billing.SECONDS,
+    rate=Rate(NanoUSD(3600), date(2026, 11, 20), "test"),
+)  # fmt: skip
+RENTED = Intent("u-0", "u", PAID, "accel-u-0", 600.0, NOW, Path("/tmp/bundle"))
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """What the program of schema 2 left: something rented, something abandoned, charges of both kinds."""
+    path, at = tmp_path / "second.sqlite3", NOW.isoformat(timespec="microseconds")
+    db = sqlite3.connect(path)
+    db.executescript(SCHEMA_2.read_text())
+    later = {"exclusive", "lease_id", "movable"}
+
+    def body(intent: Intent) -> str:
+        told = json.loads(dump(intent))
+        return json.dumps(told | {"offer": {k: v for k, v in told["offer"].items() if k not in later}})
+
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", "2"), ("realm", "real")])
+    db.execute(
+        "INSERT INTO account VALUES ('all:month:2026-11', 'nano_usd', 9000, 9000, 643, 600, 0, '', 'month', "
+        "'2026-11-01T00:00:00.000000+00:00', '2026-12-01T00:00:00.000000+00:00', '')"
+    )
+    names, rate = '["all:month:2026-11"]', dump(PAID.rate)
+    db.execute(
+        "INSERT INTO hold VALUES ('u-0', ?, 'budget', 'cloud', 600, ?, 'u', '1-a', ?)", (names, rate, at)
+    )
+    db.executemany("INSERT INTO charge VALUES (?, ?, 'budget', 'cloud', ?, 600, ?, ?, ?, ?, ?)", [
+        ("v-0", names, 600, "estimated", rate, "v", at, at), ("r-0", names, 43, "billed", rate, "r", at, at),
+    ])  # fmt: skip
+    ends = replace(LEASE, id="u-0", provider="cloud", name="accel-u-0", ends_by=NOW + timedelta(seconds=900))
+    db.executemany("INSERT INTO lease VALUES (?, 'cloud', ?, ?, ?, ?, ?, ?)", [
+        ("u-0", "accel-u-0", "open", body(RENTED), dump(ends), "", at),
+        ("v-0", "accel-v-0", "abandoned", body(replace(RENTED, id="v-0", name="accel-v-0")), None, "?", at),
+    ])  # fmt: skip
+    db.commit()
+    db.close()
+    return path
+
+
+def test_a_ledger_of_schema_2_says_all_it_said_and_what_may_still_run(second: Path, tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    ledger = Ledger(second, Realm.REAL, clock)
+    assert ledger.lease("u-0")[:2] == ("open", RENTED)
+    running, lost = leases.unconfirmed(ledger)
+    assert (running.ends_by, lost.ends_by) == (NOW + timedelta(seconds=900), NOW + timedelta(seconds=600))
+    assert (running.made_at, running.purpose, lost.may_run(NOW)) == (NOW, "job", True)
+    assert leases.launched(ledger, NOW - timedelta(hours=1)) == 2
+    assert ledger.rows("SELECT hold_id, amount, basis, estimated FROM charge ORDER BY 1") == [
+        ("r-0", 43, "billed", None), ("v-0", 600, "estimated", 600)
+    ]  # fmt: skip
+    budgets = Budgets(ledger, Limits({("", Period.MONTH): NanoUSD(9000)}, {}))
+    assert budgets.settle("u-0", RENTED.offer, 60.0, Cost(NanoUSD(55), Basis.BILLED), NanoUSD(60))
+    assert budgets.correct("v-0", Cost(NanoUSD(70), Basis.BILLED))
+    assert not budgets.correct("r-0", Cost(NanoUSD(1), Basis.BILLED))
+    month = ledger.account("all:month:2026-11")
+    assert (month.used, month.held) == (55 + 70 + 43, 0)
+    ledger.close()
+    new = tmp_path / "new.sqlite3"
+    Ledger(new, Realm.REAL).close()
+    assert shape(second) == shape(new)
+
+
+def test_a_damaged_lease_leaves_a_ledger_of_schema_2_as_it_was(second: Path) -> None:
+    db = sqlite3.connect(second)
+    db.execute("UPDATE lease SET intent = '{}' WHERE intent_id = 'v-0'")
+    db.commit()
+    before = list(db.iterdump())
+    with pytest.raises(LedgerError, match="damaged lease 'v-0'"):
+        Ledger(second, Realm.REAL)
+    assert list(sqlite3.connect(second).iterdump()) == before
