@@ -79,7 +79,7 @@ def machine(
 ) -> Iterator[Box]:
     """Run the start command. said: arguments of ``start.environment``. path: its PYTHONPATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = said.pop("port", 0) or free_port()
     asked: dict[str, Any] = {"token": TOKEN, "wheel": wheel(), "lifetime_s": 300, "idle_s": 0, "needs": ""}
     env = without_secrets() | start.environment(**{**asked, "port": port, **said})
     env |= {"ACCEL_HOST": "127.0.0.1", "TMPDIR": str(folder), "PYTHONPATH": path, **(extra or {})}

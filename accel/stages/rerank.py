@@ -208,8 +208,9 @@ class CrossEncoderReranker:
                 at_once = self._at_once
                 try:
                     logits = self._model.predict(
-                        pairs, at_once, activation_fn=torch.nn.Identity(), show_progress_bar=False
-                    )
+                        pairs, batch_size=at_once, activation_fn=torch.nn.Identity(),
+                        show_progress_bar=False,
+                    )  # fmt: skip
                     break
                 except torch.OutOfMemoryError as bad:
                     if min(at_once, len(pairs)) == 1:

@@ -91,7 +91,9 @@ class Envelope:
             version = header["version"]
             if version != VERSION:
                 raise EnvelopeError(f"envelope version {version}, this is version {VERSION}")
-            envelope = cls(header["task_id"], header["spec"], load(blob), header["meta"])
+            if not (isinstance(header["spec"], dict) and isinstance(header["meta"], dict)):
+                raise EnvelopeError("the envelope's Spec or meta is no JSON object")
+            envelope = cls(str(header["task_id"]), header["spec"], load(blob), header["meta"])
             digest = header["digest"]
         except EnvelopeError:
             raise

@@ -103,6 +103,38 @@ async def test_a_machine_comes_up_with_its_wheel(tmp_path: Path) -> None:
 
 
 @looped
+async def test_a_machine_killed_while_it_is_sent_something_is_sent_it_again(tmp_path: Path) -> None:
+    """First in the middle of its wheel, then in the middle of a blob; each time another takes its port."""
+    path = tmp_path / "blob"
+    path.write_bytes(bytes(4_000_000))
+    digest = sha256_of(path)
+
+    async def half(box: Box, put: str, data: bytes) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", box.port)
+        head = f"PUT {put} HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(data)}\r\n\r\n"
+        writer.write(head.encode() + data[: len(data) // 2])
+        await writer.drain()
+        box.process.kill()
+        box.process.wait()
+        writer.close()
+
+    with machine(tmp_path / "a") as box:
+        far = far_end(box)
+        await until(far, "waiting")
+        await half(box, "/wheel", wheel())
+    for folder in ("b", "c"):
+        with machine(tmp_path / folder, port=box.port) as box:
+            await far.come_up(wheel, 60, 0.1)
+            if folder == "b":
+                await half(box, f"/blobs/{digest}?offset=0&size=4000000", path.read_bytes())
+                with pytest.raises(Unreachable):
+                    await far.ensure(digest, path)
+            else:
+                assert await far.ensure(digest, path) == 4_000_000
+    await far.aclose()
+
+
+@looped
 async def test_a_job_runs_there_and_its_files_come_home(up: Box, tmp_path: Path) -> None:
     """One that fails at once; ``test_allowed`` runs one to its good end."""
     spec = default_spec()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save
 
 from accel.wire import Envelope, EnvelopeError, pack_texts, unpack_texts
 
@@ -98,6 +99,16 @@ def test_odd_headers_are_envelope_errors(header: str) -> None:
     body = header.encode()
     with pytest.raises(EnvelopeError):
         Envelope.from_bytes(len(body).to_bytes(8, "little") + body)
+
+
+@pytest.mark.parametrize("part", ["spec", "meta"])
+@pytest.mark.parametrize("odd", [[], [["a", 1]], "", 3, None])
+def test_a_spec_or_meta_that_is_no_object_is_an_envelope_error(part: str, odd: Any) -> None:
+    empty = Envelope("t", {}, {})
+    head = {"version": 1, "task_id": "t", "spec": {}, "meta": {}, "digest": empty.digest(), part: odd}
+    blob = save({}, metadata={"accel": json.dumps(head)})
+    with pytest.raises(EnvelopeError):
+        Envelope.from_bytes(blob)
 
 
 def test_another_version_is_named() -> None:

@@ -232,7 +232,7 @@ def test_an_upload_that_breaks_off_is_delivered_again(tmp_path: Path) -> None:
 
 
 def test_the_server_carries_on_boots_clock_and_ends_itself_too(tmp_path: Path) -> None:
-    with provider(200) as there, machine(tmp_path, idle_s=4, end=ask(there), extra=EXTRA) as box:
+    with provider(200) as there, machine(tmp_path, idle_s=8, end=ask(there), extra=EXTRA) as box:
         until(box, "waiting")
         began = time.monotonic()
         httpx.put(f"{box.url}/wheel", headers=SIGNED, content=wheel(), timeout=60)
