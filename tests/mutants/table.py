@@ -83,8 +83,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "silent", 2, "accel/ledger/budgets.py",
-        "                    if account.used >= share * limit:\n",
-        "                    if account.used >= share * limit * 2:\n",
+        "                if account.used >= share * limit:\n",
+        "                if account.used >= share * limit * 2:\n",
         "alerts of a limit come too late, or never", 3, requests=1500,
     ),
     Mutant(
@@ -161,13 +161,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "kept-running", 1, "accel/fleet/leases.py",
-        "            state, note = await self._release(intent, lease)\n",
-        '            state, note = "released", "surely"\n',
+        "        state, note = await self._release(intent, lease)\n",
+        '        state, note = "released", "surely"\n',
         "a rented thing is never given back", 11, requests=2000,
     ),
     Mutant(
         "forgotten", 1, "accel/fleet/leases.py",
-        "        lease = None if fresh else await self._find(provider, intent)\n        if lease is None:\n",
+        "        lease = None if fresh else await self._found(provider, intent)\n        if lease is None:\n",
         "        lease = None\n        if lease is None:\n",
         "what was created before a crash is not looked for", 0,
         "tests/fleet/test_crash.py::test_a_killed_kaggle_job_is_carried_on_and_pushed_once",
