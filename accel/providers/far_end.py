@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,15 +31,14 @@ from accel.core.errors import (
 )
 from accel.index.store import META
 from accel.providers.base import Fetched, JobState, Progress
-from accel.providers.transport import Conflict, NotFound, Transport, sha256_of
+from accel.providers.fetching import bring_home
+from accel.providers.transport import Conflict, Transport, sha256_of
 from accel.wire import Envelope, EnvelopeError
 from accel.wire.envelope import MAX_BYTES
 from accel.worker.bundle import Bundle
 
 CALL_S = 95.0  # RunPod's proxy cuts a request at 100 s (docs.runpod.io "expose ports", 2026-08-20)
 PIECE = 32 << 20  # of an upload or download: 100 s suffice at 3 Mbit/s
-MAX_FILES, MAX_FILE = 64, 4 << 30
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 _NAMED: dict[str, type[ProviderError]] = {
     "OutOfMemory": OutOfMemory, "Preempted": Preempted, "JobFailed": JobFailed, "ModelError": JobFailed,
@@ -267,49 +265,17 @@ class FarEnd:
         """Every file of the job, in ``into`` (created). Raises BadOutput for one that is not what was told,
         JobFailed when there is none."""
         answer = await self._transport.request("GET", "/job/files", timeout_s=self._call_s)
-        told = answer.mapping().get("files")
-        if not isinstance(told, dict) or len(told) > MAX_FILES:
-            raise BadOutput("its list of files cannot be read.", provider=self.provider)
-        await asyncio.to_thread(lambda: into.mkdir(parents=True, exist_ok=True))
-        files, log = {}, ""
-        for name, entry in told.items():
-            path = await self._fetch_file(name, entry, into)
-            if name == "job.log":
-                log = path.read_text(errors="replace")
-                path.unlink()
-            else:
-                files[name] = path
+        files = await bring_home(
+            self._transport, "/job/files", answer.mapping().get("files"), into, piece=self._piece,
+            timeout_s=self._call_s,
+        )  # fmt: skip
+        log = ""
+        if (path := files.pop("job.log", None)) is not None:
+            log = await asyncio.to_thread(path.read_text, errors="replace")
+            path.unlink()
         if not files:
             raise JobFailed("the job left no result", provider=self.provider, log_tail=log[-2000:])
         return Fetched(files, log)
-
-    async def _fetch_file(self, name: str, entry: Any, into: Path) -> Path:
-        try:
-            size, digest = int(entry["bytes"]), str(entry["sha256"])
-        except (KeyError, TypeError, ValueError):
-            raise BadOutput("its list of files cannot be read.", provider=self.provider) from None
-        if not _FILE_NAME.fullmatch(name) or not 0 <= size <= MAX_FILE:
-            raise BadOutput("it names a file that may not come here.", provider=self.provider)
-        part = into / f".{name}.part"
-        try:
-            with part.open("wb") as file:
-                have = 0
-                while have < size:
-                    length = min(self._piece, size - have)
-                    got = await self._transport.download(
-                        f"/job/files/{name}", file, limit=length, timeout_s=self._call_s,
-                        params={"offset": have, "length": length},
-                    )  # fmt: skip
-                    if not got:
-                        raise BadOutput(f"{name}: {have} of {size} bytes came.", provider=self.provider)
-                    have += got
-            if await asyncio.to_thread(sha256_of, part) != digest:
-                raise BadOutput(f"{name} is not what the machine told.", provider=self.provider)
-            return part.replace(into / name)
-        except NotFound:
-            raise BadOutput(f"{name}: it is listed, but not there.", provider=self.provider) from None
-        finally:
-            part.unlink(missing_ok=True)
 
     async def stop_job(self) -> bool:
         """Kill the job; True once it is gone."""
