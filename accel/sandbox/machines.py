@@ -246,7 +246,7 @@ class Machines:
         path = f"{folder / 'bin'}{os.pathsep}{passed.get('PATH', os.defpath)}"
         own = {
             "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONNOUSERSITE": "1",
-            "PATH": path,
+            "PATH": path, "ACCEL_HOST": "127.0.0.1",
         }  # fmt: skip
         given = dict(machine.env)
         if given.get("ACCEL_PORT", "").isdigit():

@@ -34,9 +34,10 @@ def overlapping(pieces: list[Any]) -> bool:
 def test_two_thousand_passages_over_three_clouds_are_those_of_one(
     served: dict[str, Any], tmp_path: Path
 ) -> None:
-    alone = drive(tmp_path / "one", {"modal": served["modal"]}, what="spread", texts=TEXTS, over=["modal"])
+    one = {"modal": served["modal"]}
+    alone = drive(tmp_path / "one", one, what="spread", asked=[], texts=TEXTS, over=["modal"])
     assert alone.code == 0, alone.errors[-2000:]
-    together = drive(tmp_path / "three", served, what="spread", texts=TEXTS, over=NAMES)
+    together = drive(tmp_path / "three", served, what="spread", asked=[], texts=TEXTS, over=NAMES)
     assert together.code == 0, together.errors[-2000:]
     assert together.told["rows"] == alone.told["rows"] == TEXTS
     assert together.told["vectors"] == alone.told["vectors"]
@@ -50,7 +51,7 @@ def test_two_thousand_passages_over_three_clouds_are_those_of_one(
             time.sleep(0.02)
 
     threading.Timer(6.0, kill_vast).start()
-    lost = drive(tmp_path / "lost", served, what="spread", texts=TEXTS, over=NAMES)
+    lost = drive(tmp_path / "lost", served, what="spread", asked=[], texts=TEXTS, over=NAMES)
     assert lost.code == 0, lost.errors[-2000:]
     assert lost.told["vectors"] == alone.told["vectors"]
     for name in ("one", "three", "lost"):
