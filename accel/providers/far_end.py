@@ -121,7 +121,7 @@ class FarEnd:
         """
         try:
             return self._is_ready(await self.health())
-        except Unreachable:
+        except (Unreachable, BadOutput):  # nobody, or cut off while it becomes the server
             return False
 
     async def deliver(self, wheel: bytes) -> None:
@@ -149,7 +149,7 @@ class FarEnd:
                 if health.state in ("installing", "waiting") and not sent:
                     await self._transport.request("PUT", "/wheel", content=wheel(), timeout_s=self._call_s)
                     sent = True
-            except Unreachable:  # not yet, or just becoming the server
+            except (Unreachable, BadOutput):  # not yet, or just becoming the server
                 sent = False
             except Conflict:
                 pass

@@ -165,6 +165,7 @@ class Boot(http.server.BaseHTTPRequestHandler):
     """GET /health: installing, waiting, starting (it has its wheel), failed. And PUT /wheel."""
 
     timeout = QUIET_S
+    wbufsize = -1  # head and body in one piece: becoming the server must not cut an answer in two
     server: Listener
 
     def one(self) -> None:
@@ -198,6 +199,7 @@ class Boot(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(said).encode())
+        self.wfile.flush()
 
     def log_message(self, *args: object) -> None:
         pass
