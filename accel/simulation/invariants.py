@@ -7,7 +7,8 @@ and the tests compare them.
 
 Two are not whole yet. 10 (no older epoch is served after an invalidation): entries carry no epoch before the
 cache has one; what is checked is that another revision is never served. 11 (no paid instance outlives its
-idle time): live replicas do not exist yet; what is checked are the leases of jobs.
+idle time): the providers of this world serve live without a lease, so that what is checked are the leases of
+jobs; live replicas are held to it by the state machine of ``tests/fleet/test_lease_machine.py``.
 """
 
 from __future__ import annotations
