@@ -190,7 +190,7 @@ async def spread(made: GPUAccelerator, config: dict[str, Any]) -> dict[str, Any]
 
 
 async def reap(made: GPUAccelerator, config: dict[str, Any]) -> dict[str, Any]:
-    found = await made.reap(act=config.get("yes", True))
+    found = await made.reap(act=config.get("yes", True), others=config.get("others", False))
     return {"found": [[f.provider, f.ended, f.why] for f in found]}
 
 
