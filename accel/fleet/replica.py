@@ -51,10 +51,13 @@ class Replica:
         before, made = self.shown.get(need, (None, None))
         if made is not None and before is answer:
             return made
-        offer, there = self.intent.offer, frozenset[str]() if isinstance(answer, Unfit) else answer.resident
+        offer, there, movable = self.intent.offer, frozenset[str](), frozenset[str]()
+        if not isinstance(answer, Unfit):
+            there, movable = answer.resident, answer.movable  # of this need, which the order did not know
+        resident = offer.resident | self.resident | there
         made = dataclasses.replace(
-            offer, as_of=answer.as_of, wait_s=0.0, cold_s=0.0, lease_id=self.lease.id,
-            resident=offer.resident | self.resident | there,
+            offer, as_of=answer.as_of, wait_s=0.0, cold_s=0.0, lease_id=self.lease.id, resident=resident,
+            movable=movable - resident,
         )  # fmt: skip
         if len(self.shown) >= REMEMBERED:
             self.shown.clear()
