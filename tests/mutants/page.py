@@ -17,7 +17,7 @@ of the package, and the check that noticed it. Invariants are those of the simul
 mutant dies at the first of at most {SEEDS} seeds that shows it. The others die of the test that is named.
 
 Two invariants are not whole yet: 10 checks revisions, since cache entries carry no epoch so far; 11 checks the
-leases of jobs, since there are no live replicas so far. Vectors that come back in another order than their texts
+leases of jobs, since this world serves live without leases (live replicas: `tests/fleet`). Vectors that come back in another order than their texts
 have the right shape and finite numbers: nothing can see them, and no row says so.
 
 | promise | invariant | mutant: what it breaks | where | test | killed at |
