@@ -51,7 +51,8 @@ def show_leases(*, sandbox: bool, everything: bool, as_json: bool) -> None:
     if not rows:
         out.print(f"nothing is rented in the {realm} realm, as far as its ledger knows.")
         return
-    out.print(Text(f"{len(rows)} {'leases' if everything else 'rented now'} · realm {realm}", style="bold"))
+    what = "in all" if everything else "rented now"
+    out.print(Text(f"{len(rows)} {what} · realm {realm}", style="bold"))
     out.print(_lease_table(rows, now))
     if any(r.state == "abandoned" for r, _ in rows):
         out.print(Text("What may still run is asked for, and ended, by: accel reap --yes", style="yellow"))
