@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rented import NAMES
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 QUESTION = "in which layer do retries live?"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rented import NAMES, cloud, drive
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 # before anything; the answer not yet stored; provisioning; the job runs; its files are here; being given back
 LATE_S = 6.0
 POINTS = (

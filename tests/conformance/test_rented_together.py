@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rented import NAMES, cloud, drive
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 TEXTS = 2000
 
 

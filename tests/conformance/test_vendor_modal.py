@@ -151,7 +151,7 @@ def adapter(sandbox: ModalSandbox) -> Iterator[ModalProvider]:
     )  # fmt: skip
     made.indexes = indexes  # type: ignore[attr-defined]
     yield made
-    asyncio.run(made.close())
+    asyncio.run(made.aclose())
 
 
 def test_the_embedding_benchmark_really_runs_and_its_bill_is_the_invoice(

@@ -61,7 +61,7 @@ def sandbox(served: ModalSandbox) -> ModalSandbox:
 def adapter(sandbox: ModalSandbox) -> Iterator[Any]:
     made = modal_cases.provider(sandbox)
     yield made
-    asyncio.run(made.close())
+    asyncio.run(made.aclose())
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
@@ -137,7 +137,7 @@ def test_a_server_that_hangs_holds_nobody_past_the_limit(sandbox: ModalSandbox) 
             assert not isinstance(await adapter.leases(), tuple)
         sandbox.set_faults()
         assert await adapter.leases() == ()
-        await adapter.close()
+        await adapter.aclose()
 
     run(scenario())
 
@@ -177,7 +177,7 @@ def test_environment_variables_of_another_account_are_not_used(
     async def scenario() -> None:
         lease = await adapter.create(modal_cases.intent(0.05))
         assert isinstance(await adapter.release(lease), Released)
-        await adapter.close()
+        await adapter.aclose()
 
     run(scenario())
 
@@ -212,7 +212,7 @@ def test_a_start_that_is_repeated_or_whose_answer_was_lost_runs_the_job_once(
         assert await until(successor, lease, JobState.DONE) is JobState.DONE
         assert len(sandbox.requests("FunctionMap")) == 1
         assert await adapter.poll(lease) == await successor.poll(lease)
-        await successor.close()
+        await successor.aclose()
 
     run(scenario())
 
@@ -303,7 +303,7 @@ def test_a_start_without_an_app_is_preempted_and_without_a_bundle_rejected(
         await adapter.release(lease)
         with pytest.raises(Preempted):
             await other.start(lease, intent.bundle)
-        await other.close()
+        await other.aclose()
 
     run(scenario())
 
@@ -328,7 +328,7 @@ def test_a_real_bundle_runs_from_its_own_wheel_and_says_why_it_failed(
         assert "no such kind" in fetched.log
         with pytest.raises(JobFailed, match="no such kind"):
             read_result(tmp_path / "home", task_id="t1", spec={}, provider="modal")
-        await adapter.close()
+        await adapter.aclose()
 
     run(scenario())
 
@@ -357,7 +357,7 @@ def test_whatever_dies_in_create_another_process_finds_and_ends(
         assert await successor.leases() == ()
         assert await asyncio.to_thread(sandbox.things) == []
         assert await asyncio.to_thread(sandbox.invoice_nano) == 0
-        await successor.close()
+        await successor.aclose()
 
     run(scenario())
 

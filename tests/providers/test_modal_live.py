@@ -48,7 +48,7 @@ def shared(served: ModalSandbox, folder: Path) -> Iterator[Any]:
         served, most=2, idle_s=600, live_s=60, blobs=lambda h: folder if h == INDEX else None
     )
     yield made
-    asyncio.run(made.close())
+    asyncio.run(made.aclose())
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_another_process_finds_it_deployed(adapter: Any, served: ModalSandbox) -
     assert other.standing_lease().name == adapter.standing_lease().name
     call(other, request())
     assert len(served.requests("AppPublish")) == deployed
-    asyncio.run(other.close())
+    asyncio.run(other.aclose())
 
 
 def test_another_bound_or_wheel_is_another_app(served: ModalSandbox, adapter: Any) -> None:
@@ -135,7 +135,7 @@ def test_an_index_travels_once(adapter: Any, served: ModalSandbox, folder: Path)
     before = len(served.requests())
     call(other, request(index=INDEX))
     assert sum(r.sent for r in served.requests()[before:]) < 5000
-    asyncio.run(other.close())
+    asyncio.run(other.aclose())
 
 
 def test_an_offer_says_whether_the_index_is_there(adapter: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_cold_start_that_never_ends_is_our_deadlines(served: ModalSandbox) -> 
         assert isinstance(asyncio.run(adapter.release(mine[0])), Released)
     finally:
         served.set_cold(0.1)
-        asyncio.run(adapter.close())
+        asyncio.run(adapter.aclose())
 
 
 def test_what_stands_by_is_listed_and_its_release_leaves_nothing(adapter: Any, served: ModalSandbox) -> None:
