@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from accel.core.attempt import Attempt, Route, Scored
-from accel.core.errors import EveryAttemptFailed, TimedOut, UsageError
+from accel.core.errors import EveryAttemptFailed, NoCapacity, TimedOut, UsageError
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Task
 from accel.routing.health import Health
@@ -225,6 +225,10 @@ class _Request(Generic[T]):
 
     def _start(self, one: Try) -> asyncio.Task[Tried[T]]:
         async def call() -> Tried[T]:
+            # a task begins a moment after it is made: what ended in between may have opened the breaker
+            if self._health.overtaken(one.call):
+                one.unsent = True
+                raise NoCapacity("its breaker opened meanwhile", provider=one.scored.offer.provider)
             return await self._run(one.scored)
 
         return asyncio.create_task(call())

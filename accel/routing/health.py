@@ -186,6 +186,11 @@ class Health:
             self._here[id(call)] = (now, expected_s)
         return call
 
+    def overtaken(self, call: Call) -> bool:
+        """Whether the breaker opened since ``begin``."""
+        breaker = call.line.breaker
+        return breaker.phase is Phase.OPEN and breaker.generation != call.generation
+
     def succeeded(self, call: Call, timing: Timing, now: float) -> None:
         """It gave a valid output. timing: without our own queue."""
         self._well(call.line, call.task.size, timing, now)

@@ -54,7 +54,8 @@ class Books(Protocol):
 @dataclass(slots=True)
 class Try:
     """One try in flight. waited_s: for its place. bound_s: longest it may run. full: that is as long as such
-    a call may well take. retry: not the first of its request. hedge: another is in flight."""
+    a call may well take. retry: not the first of its request. hedge: another is in flight. unsent: it was
+    given up before it was sent."""
 
     id: str
     scored: Scored
@@ -66,6 +67,7 @@ class Try:
     retry: bool
     hedge: bool
     meter: Meter | None = None
+    unsent: bool = False
 
     @property
     def ends(self) -> float | None:
@@ -125,7 +127,8 @@ class Tries:
         """It raised, or its time was over (``TimedOut``)."""
         now = self._clock()
         expected_s = one.scored.estimate.timing.total_s
-        if isinstance(error, TimedOut) and one.bound_s is not None and one.bound_s < expected_s:
+        short = isinstance(error, TimedOut) and one.bound_s is not None and one.bound_s < expected_s
+        if one.unsent or short:
             # less than it was expected to need, as the first tries of a cold one get: it says nothing
             self._health.dropped(one.call, now)
         else:

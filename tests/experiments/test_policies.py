@@ -172,6 +172,21 @@ def test_calls_wait_for_each_other_and_a_long_wait_starts_another_worker() -> No
     assert 0 < PATIENCE_S < 10.0
 
 
+def test_an_offer_tells_the_idle_seconds_that_are_invoiced() -> None:
+    told: list[float | None] = []
+
+    async def scene(provider: TraceProvider) -> None:
+        offer = await provider.probe(EMBED)
+        assert isinstance(offer, Offer)
+        told.append(offer.idle_s)
+        await provider.serve(asks(1)[0])
+        await asyncio.sleep(100.0)
+
+    invoice = on(PLAIN, scene).invoice
+    on(replace(PLAIN, cold_s=0.0, idle_s=float("inf")), scene)  # it never ends, and nobody bills for it
+    assert told == [pytest.approx(invoice.idle_s), None]
+
+
 def test_a_hang_up_while_waiting_loses_no_worker() -> None:
     async def scene(provider: TraceProvider) -> None:
         async def patient(ask: Ask, patience_s: float) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playing import NANO_PER_S, Ran, Scene, Step, measured, task
+from playing import NANO_PER_S, SPEC, Ran, Scene, Step, measured, task
 
 from accel.core.attempt import Outcome
 from accel.core.errors import BadOutput, EveryAttemptFailed, OverBudget, QueryError, Unreachable
@@ -45,6 +45,22 @@ def ask(
 
 
 SLOW: Step = ("ok", 0.35, None)  # slower than the p95, faster than patience
+
+
+def test_a_breaker_that_opens_between_dispatch_and_send_is_minded() -> None:
+    scene = scene_of({"a": [("ok", 0.05, None)], "b": [("ok", 0.05, None)]})
+
+    async def main() -> Ran:
+        asked = asyncio.ensure_future(scene.ask(("a", "b", "local"), task(within_s=20.0, lane=Lane.LIVE)))
+        await asyncio.sleep(0.0)  # dispatched, and its task is made, but has not begun
+        scene.health._line("a", SPEC).breaker.trip(0.0, 30.0)
+        ran = await asked
+        assert scene.books.balanced
+        return ran
+
+    ran = run_virtual(main())
+    assert ran.output == "from b" and ran.calls == [("b", 0.0)]
+    assert [(a.provider, a.error, a.cost.amount) for a in ran.attempts][0] == ("a", "NoCapacity", 0)
 
 
 def test_a_try_later_than_the_95th_percentile_is_joined_and_the_first_answer_wins() -> None:
