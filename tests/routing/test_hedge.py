@@ -60,7 +60,8 @@ def test_a_breaker_that_opens_between_dispatch_and_send_is_minded() -> None:
 
     ran = run_virtual(main())
     assert ran.output == "from b" and ran.calls == [("b", 0.0)]
-    assert [(a.provider, a.error, a.cost.amount) for a in ran.attempts][0] == ("a", "NoCapacity", 0)
+    first = ran.attempts[0]
+    assert (first.provider, first.error, first.cost.amount) == ("a", "NoCapacity", 0)
 
 
 def test_a_try_later_than_the_95th_percentile_is_joined_and_the_first_answer_wins() -> None:
