@@ -83,7 +83,7 @@ class Offer:
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,
                  self.quota_left_s or 0.0, self.quota_s or 0.0)  # fmt: skip
-        if not all([0.0 <= t < math.inf for t in times]):
+        if not all(math.isfinite(t) and t >= 0 for t in times):
             raise ValueError(f"the offer of {self.provider} holds a time that cannot be: {times}")
 
 

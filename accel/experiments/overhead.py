@@ -7,7 +7,7 @@ provider, budgets, ranking, the cascade with its breakers and limits, validation
 
 One machine is faster in one hour than in another. So a fixed loop of plain Python (``calibrate``) is timed
 between the calls, and a decision is also given in loops; and ``--against FOLDER`` measures another checkout
-in turns with this one, in processes of their own, and gives the ratios.
+in turns with this one, a second or so each, and gives the ratios.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -187,26 +187,59 @@ def calibrate() -> float:
 
 
 def against(folder: Path, offers: int, calls: int, rounds: int) -> tuple[Ratio, ...]:
-    """Measure the checkout in ``folder`` in turns with this one, each round in a new process of each.
+    """Measure the checkout in ``folder`` in turns with this one, each in one process, for ``rounds`` turns.
 
-    Raises CalledProcessError when one of them fails.
+    The first turn of each is not counted. Raises ValueError when one of them fails.
     """
-    here = Path(__file__).parents[2]
-    asked = ["-m", __name__ if __name__ != "__main__" else "accel.experiments.overhead", "--json",
-             "--offers", str(offers), "--calls", str(calls)]  # fmt: skip
-    found: dict[Path, list[list[dict[str, float]]]] = {here: [], folder: []}
-    for number in range(rounds):
-        for tree in (here, folder) if number % 2 else (folder, here):
-            said = subprocess.run(
-                [sys.executable, *asked], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
-                check=True, capture_output=True, text=True,
-            ).stdout  # fmt: skip
-            found[tree].append(json.loads(said)["rows"])
+    with contextlib.ExitStack() as stack:
+        turns = [stack.enter_context(_measuring(tree, offers, calls)) for tree in
+                 (folder, Path(__file__).parents[2])]  # fmt: skip
+        found: list[list[list[dict[str, float]]]] = [[], []]
+        for number in range(rounds + 1):
+            for which in (0, 1) if number % 2 else (1, 0):
+                found[which].append(turns[which]())
+    other, this = (rounds_of[1:] for rounds_of in found)
     return tuple(
-        _ratio(part, paid, *([rows[paid][f"{part}_us"] for rows in found[tree]] for tree in (folder, here)))
+        _ratio(part, paid, *([rows[paid][f"{part}_us"] for rows in each] for each in (other, this)))
         for paid in (False, True)
         for part in ("ranking", "decision", "ledger", "total")
     )
+
+
+# in the other process: one line in, what ``measure`` gives out; it must do in older checkouts
+_TURNS = """
+import asyncio, dataclasses, json, sys
+from accel.experiments.overhead import measure
+for line in sys.stdin:
+    found = [asyncio.run(measure(*json.loads(line), paid=paid)) for paid in (False, True)]
+    print(json.dumps([dataclasses.asdict(f) for f in found]), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def _measuring(tree: Path, offers: int, calls: int) -> Iterator[Callable[[], list[dict[str, float]]]]:
+    """A process of the checkout ``tree`` that measures when it is called."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _TURNS], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    asks, answers = child.stdin, child.stdout
+    assert asks is not None and answers is not None
+
+    def turn() -> list[dict[str, float]]:
+        asks.write(json.dumps([offers, calls]) + "\n")
+        asks.flush()
+        if not (line := answers.readline()):
+            raise ValueError(f"the checkout in {tree} could not be measured")
+        found: list[dict[str, float]] = json.loads(line)
+        return found
+
+    try:
+        yield turn
+    finally:
+        asks.close()
+        child.wait()
+        answers.close()
 
 
 def _ratio(part: str, paid: bool, other: Sequence[float], this: Sequence[float]) -> Ratio:
@@ -251,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=3000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, measured in turns")
-    parser.add_argument("--rounds", type=int, default=10, help="of --against")
+    parser.add_argument("--rounds", type=int, default=30, help="of --against")
     asked = parser.parse_args(argv)
     if asked.offers < 2 or asked.calls < 1:
         parser.error("there must be at least two offers and one call")
