@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from accel.core.money import Cost
 from accel.core.offer import Offer, Realm
@@ -58,8 +58,7 @@ class Attempt:
     used_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):  # as Scored, made for every offer of every decision: four times as fast
     """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured n=…".
 
     timing: medians. spread: standard deviation of the logarithm of the seconds, which are taken to be
@@ -73,8 +72,7 @@ class Estimate:
     success: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """One offer, ranked: its estimate, its score in dollars broken down by named terms."""
 
     offer: Offer
@@ -139,6 +137,8 @@ class Result(Generic[T]):
         A hedge ran beside another attempt, and is not waited for once more.
         """
         a = [x for x in self.attempts if not x.hedge]
+        if len(a) == 1:
+            return a[0].timing
         return Timing(
             sum(x.timing.wait_s for x in a),
             sum(x.timing.cold_s for x in a),

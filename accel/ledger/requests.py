@@ -6,8 +6,8 @@ Monitoring reads latency, success, cost and each provider's share from here; see
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from accel.core.errors import LedgerError
 from accel.core.money import NanoUSD
@@ -15,8 +15,7 @@ from accel.ledger.database import instant
 from accel.ledger.store import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """How a live request, or a whole query, ended.
 
     parent: the query that it was a stage of. stage: "" for a whole query. complexity and outcome: as in
@@ -39,7 +38,7 @@ class Request:
     avoided: NanoUSD
 
 
-COLUMNS = ", ".join(Request.__dataclass_fields__)
+COLUMNS = ", ".join(Request._fields)
 _INSERT = f"INSERT INTO request ({COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -48,17 +47,12 @@ def record(ledger: Ledger, request: Request) -> None:
 
     Raises LedgerError when it ended before, or holds what cannot be (negative or not finite).
     """
-    r = request
     try:
-        ledger.write(
-            _INSERT,
-            r.id, r.parent, r.stage, r.complexity, r.outcome, r.provider, r.seconds, r.items, r.hits,
-            r.attempts, r.cost, r.avoided, ledger.at(),
-        )  # fmt: skip
+        ledger.write(_INSERT, *request, ledger.at())
     except LedgerError as bad:
         cause = bad.__cause__
         if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-            raise LedgerError(f"the request {r.id!r} ended before.") from bad
+            raise LedgerError(f"the request {request.id!r} ended before.") from bad
         raise
 
 

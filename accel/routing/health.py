@@ -109,14 +109,14 @@ class Health:
         """What the policy may know of ``provider`` for ``task``; the same object while that is the same, so
         that who keeps it can tell by identity.
         """
-        line, place = self._line(provider, task.spec), self._place(provider)
-        view = line.track.view(task.size)
-        measured = line.scaled(view, amount(task.size)) if view else None
+        line, place, size = self._line(provider, task.spec), self._place(provider), task.size
+        view = line.track.view(size)
+        measured = line.scaled(view, amount(size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
             blocked, again_s, queue_s = "", None, self._backlog_s(now)
         else:
-            blocked, again_s = self._refusal(line, place, task.size, now) or _FREE_TO_GO
+            blocked, again_s = self._refusal(line, place, size, now) or _FREE_TO_GO
             queue_s = place.limiter.queue_s
         said = line.said
         if (

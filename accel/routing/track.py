@@ -92,20 +92,17 @@ class Track:
 
     def _look(self, middle: float) -> View | None:
         low, high = middle / SIMILAR, middle * SIMILAR
-        similar = [(n, t) for n, t in self._samples if low <= n <= high]
+        similar = [
+            (n, t.wait_s, t.cold_s, t.transfer_s, t.compute_s) for n, t in self._samples if low <= n <= high
+        ]
         count = len(similar)
         if count < LEAST:
             return None
-        timings = [t for _, t in similar]
-        timing = Timing(
-            statistics.median([t.wait_s for t in timings]), statistics.median([t.cold_s for t in timings]),
-            statistics.median([t.transfer_s for t in timings]),
-            statistics.median([t.compute_s for t in timings]),
-        )  # fmt: skip
-        warm = sorted(t.wait_s + t.transfer_s + t.compute_s for t in timings)
-        at = statistics.median([n for n, _ in similar])
+        at, *parts = map(statistics.median, zip(*similar, strict=True))
+        timing = Timing(*parts)
+        warm = sorted([w + t + c for _, w, _, t, c in similar])
         # scattered as if all were of one size: what a larger size explains is no chance
-        logs = [math.log(max(t.wait_s + t.transfer_s + t.compute_s * at / n, 1e-6)) for n, t in similar]
+        logs = [math.log(max(w + t + c * at / n, 1e-6)) for n, w, _, t, c in similar]
         mean = sum(logs) / count
         squares = sum((x - mean) ** 2 for x in logs)
         spread = math.sqrt((PRIOR_N * PRIOR_SPREAD**2 + squares) / (PRIOR_N + count - 1))
@@ -114,7 +111,7 @@ class Track:
         return View(
             Measured(count, timing, spread), at, p50,
             warm[math.ceil(0.95 * count) - 1] if count >= LEAST_TAIL else None,
-            p50 * max(2.0, math.exp(Z_999 * spread)), max(t.cold_s for t in timings),
+            p50 * max(2.0, math.exp(Z_999 * spread)), max([cold for _, _, cold, _, _ in similar]),
         )  # fmt: skip
 
 
