@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from accel.core.money import Cost
 from accel.core.offer import Offer, Realm
@@ -58,7 +58,8 @@ class Attempt:
     used_s: float = 0.0
 
 
-class Estimate(NamedTuple):  # as Scored, made for every offer of every decision: four times as fast
+@dataclass(frozen=True, slots=True)
+class Estimate:
     """Expected seconds and money of one task on one offer; ``basis`` says "prior" or "measured n=…".
 
     timing: medians. spread: standard deviation of the logarithm of the seconds, which are taken to be
@@ -72,7 +73,8 @@ class Estimate(NamedTuple):  # as Scored, made for every offer of every decision
     success: float = 1.0
 
 
-class Scored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scored:
     """One offer, ranked: its estimate, its score in dollars broken down by named terms."""
 
     offer: Offer

@@ -6,8 +6,8 @@ Monitoring reads latency, success, cost and each provider's share from here; see
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 from accel.core.errors import LedgerError
 from accel.core.money import NanoUSD
@@ -15,7 +15,8 @@ from accel.ledger.database import instant
 from accel.ledger.store import Ledger
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     """How a live request, or a whole query, ended.
 
     parent: the query that it was a stage of. stage: "" for a whole query. complexity and outcome: as in
@@ -38,7 +39,7 @@ class Request(NamedTuple):
     avoided: NanoUSD
 
 
-COLUMNS = ", ".join(Request._fields)
+COLUMNS = ", ".join(Request.__dataclass_fields__)
 _INSERT = f"INSERT INTO request ({COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -47,12 +48,16 @@ def record(ledger: Ledger, request: Request) -> None:
 
     Raises LedgerError when it ended before, or holds what cannot be (negative or not finite).
     """
+    r = request
     try:
-        ledger.write(_INSERT, *request, ledger.at())
+        ledger.write(
+            _INSERT, r.id, r.parent, r.stage, r.complexity, r.outcome, r.provider, r.seconds, r.items, r.hits,
+            r.attempts, r.cost, r.avoided, ledger.at(),
+        )  # fmt: skip
     except LedgerError as bad:
         cause = bad.__cause__
         if getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-            raise LedgerError(f"the request {request.id!r} ended before.") from bad
+            raise LedgerError(f"the request {r.id!r} ended before.") from bad
         raise
 
 

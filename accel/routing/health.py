@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from accel.core import errors
 from accel.core.attempt import Attempt, Outcome, Scored, Timing
-from accel.core.errors import Blame, OutOfMemory, ProviderError, TimedOut, Unreachable
+from accel.core.errors import Blame, TimedOut
 from accel.core.task import Size, Spec, Task
-from accel.routing.breaker import FAILURE, SILENCE, SUCCESS, Breaker, Phase
+from accel.routing.blame import blame_of, weight_of
+from accel.routing.breaker import FAILURE, SUCCESS, Breaker, Phase
 from accel.routing.limiter import Limiter
 from accel.routing.policy import LOCAL
 from accel.routing.standing import Measured, Standing
@@ -106,9 +107,7 @@ class Health:
         self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
-        """What the policy may know of ``provider`` for ``task``; the same object while that is the same, so
-        that who keeps it can tell by identity.
-        """
+        """What the policy may know of ``provider`` for ``task``; the very same object while that is so."""
         line, place, size = self._line(provider, task.spec), self._place(provider), task.size
         view = line.track.view(size)
         measured = line.scaled(view, amount(size)) if view else None
@@ -118,12 +117,10 @@ class Health:
         else:
             blocked, again_s = self._refusal(line, place, size, now) or _FREE_TO_GO
             queue_s = place.limiter.queue_s
-        said = line.said
-        if (
-            said is None or said.success != success or said.measured is not measured
-            or said.queue_s != queue_s or said.blocked != blocked or said.again_s != again_s
-        ):  # fmt: skip
-            said = line.said = Standing(provider, blocked, again_s, queue_s, success, measured)
+        said = Standing(provider, blocked, again_s, queue_s, success, measured)
+        if said == line.said:
+            return line.said
+        line.said = said
         return said
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
@@ -143,19 +140,19 @@ class Health:
         kind = getattr(errors, attempt.error or "-", None)
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             kind = Exception
-        blame = _blame(kind)
+        blame = blame_of(kind)
         if attempt.outcome is not Outcome.FAILED or blame is None:
             return
         match blame:
             case Blame.PROVIDER:
                 line.success.add(False, at)
                 before = line.breaker.phase
-                line.breaker.recall(began, at, _weight(kind, cut_short=False))
+                line.breaker.recall(began, at, weight_of(kind, cut_short=False))
                 self._opened(line, before)
             case Blame.ACCOUNT:
                 place.account.trip(at, DISABLED_S)
             case Blame.SIZE:
-                _does_not_fit(line, kind, size, at, attempt.task_id)
+                line.ceiling.failed(kind, size, at, attempt.task_id)
 
     # For the cascade ------------------------------------------------------------------------------
 
@@ -190,10 +187,10 @@ class Health:
     ) -> None:  # fmt: skip
         """It raised. cut_short: it timed out before the time that such a call may well take. reset_s: until
         a used-up quota is refilled, where told."""
-        line, place, blame = call.line, call.place, _blame(type(error))
+        line, place, blame = call.line, call.place, blame_of(type(error))
         if blame in (Blame.PROVIDER, Blame.LOAD, Blame.NOBODY):
             line.success.add(False, now)
-        weight = _weight(type(error), cut_short=cut_short) if blame is Blame.PROVIDER else None
+        weight = weight_of(type(error), cut_short=cut_short) if blame is Blame.PROVIDER else None
         timed_out = isinstance(error, TimedOut)
         line.timeouts += timed_out
         before = line.breaker.phase
@@ -210,7 +207,7 @@ class Health:
         elif asked_s > 0:
             place.paused_until = max(place.paused_until, now + min(asked_s, LONGEST_PAUSE_S))
         if blame is Blame.SIZE:
-            _does_not_fit(line, type(error), call.task.size, now, call.task.id)
+            line.ceiling.failed(type(error), call.task.size, now, call.task.id)
 
     def beaten(self, call: Call, now: float) -> None:
         """It was late, and its hedge answered first: it may be slow, or dead. Half of what a silence weighs;
@@ -240,7 +237,7 @@ class Health:
         if (view := line.track.view(task.size)) is None:
             first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
             return min(first * doubled, max(first, generous))
-        usual = view.p999_s * _stretch(view, task.size)
+        usual = view.p999_s * view.stretch(task.size)
         longest = usual * doubled
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
@@ -255,7 +252,7 @@ class Health:
         view = line.track.view(task.size)
         if view is None or view.p95_s is None or line.beaten:
             return None
-        return view.p95_s * _stretch(view, task.size) + scored.estimate.timing.cold_s
+        return view.p95_s * view.stretch(task.size) + scored.estimate.timing.cold_s
 
     # Inside ---------------------------------------------------------------------------------------
 
@@ -311,27 +308,3 @@ class Health:
         """From here on the breaker stands for these failures; counted twice, no probe would be sent."""
         if line.breaker.phase is Phase.OPEN and before is not Phase.OPEN:
             line.success.reset()
-
-
-def _blame(kind: type[BaseException]) -> Blame | None:
-    """Whose fault; None when the request or our own ledger was at fault."""
-    if issubclass(kind, ProviderError):
-        return kind.blame
-    return None if issubclass(kind, errors.UsageError | errors.LedgerError) else Blame.PROVIDER
-
-
-def _weight(kind: type[BaseException], *, cut_short: bool) -> int:
-    silent = issubclass(kind, Unreachable) or (issubclass(kind, TimedOut) and not cut_short)
-    return SILENCE if silent else FAILURE
-
-
-def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float, task_id: str) -> None:
-    if issubclass(kind, OutOfMemory):
-        line.ceiling.too_large(size, now)
-    else:
-        line.ceiling.rejected(size, now, task_id)
-
-
-def _stretch(view: View, size: Size) -> float:
-    """How much longer this size may take than the median one, if seconds grew in proportion."""
-    return max(1.0, amount(size) / view.middle)

@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from accel.core.attempt import Estimate, Timing
+from accel.core.errors import OutOfMemory
 from accel.core.task import Size
 from accel.routing.standing import Measured
 
@@ -59,6 +60,10 @@ class View:
     p95_s: float | None
     p999_s: float
     cold_s: float
+
+    def stretch(self, size: Size) -> float:
+        """How much longer this size may take than the median one, if seconds grew in proportion."""
+        return max(1.0, amount(size) / self.middle)
 
 
 class Track:
@@ -164,6 +169,13 @@ class Ceiling:
         if now >= self._until or amount(size) < self._from:
             return None
         return f"work of this size ({self._from:,} or more) was too large there", self._until - now
+
+    def failed(self, kind: type[BaseException], size: Size, now: float, task_id: str) -> None:
+        """It failed for its size, or may have."""
+        if issubclass(kind, OutOfMemory):
+            self.too_large(size, now)
+        else:
+            self.rejected(size, now, task_id)
 
     def too_large(self, size: Size, now: float) -> None:
         """It ran out of memory."""
