@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from accel.core.errors import OverBudget
 from accel.core.funds import Funds, Window
@@ -36,23 +36,31 @@ WEEK_S = 7 * 86400.0
 NO_BUDGET = "no budget is set for paid providers: set budget.month"
 
 
-class _Tight(NamedTuple):
+@dataclass
+class _Tight:
     """What several limits leave together: the least of them, and the one under most pressure.
 
-    least: the account and the limit that leave no more than ``left``.
+    least: the account and the limit that leave no more than ``left``. tightest: name, used and elapsed of the
+    window under most pressure. What is told of both is mostly the same for all providers: made once, if at
+    all.
     """
 
     left: int
     least: tuple[Account, int] | None
     pressure: float
-    window: Window
+    tightest: tuple[str, float, float]
 
-    @property
+    @functools.cached_property
     def reason(self) -> str:
         """In words."""
         if self.least is None:
             return ""
         return f"{_words(*self.least)} leaves {dollars(NanoUSD(self.left))}"
+
+    @functools.cached_property
+    def window(self) -> Window:
+        """The window under most pressure."""
+        return Window(*self.tightest)
 
 
 class Budgets:
@@ -84,7 +92,6 @@ class Budgets:
             o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
         ):
             known = self._known = self._read(asked, now)
-            self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
         funds = tuple(
             self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
             for o in asked
@@ -100,24 +107,19 @@ class Budgets:
             if not self._periods.wanted(provider).keys() <= known.keys():  # once in a period
                 with self._ledger.transaction():
                     known = {**known, **self._periods.opened(provider, now)}
+                self._moves = (self._ledger.moves(), int(now.timestamp()))
         together = self._tightest("", known, now) if paid else None
-        why = together.reason if together else ""  # mostly the same for all of them
         for provider in paid:
-            self._money_left[provider] = self._money(provider, together, why, known, now)
+            self._money_left[provider] = self._money(provider, together, known, now)
         return known
 
-    def _money(
-        self, provider: str, together: _Tight | None, why: str, known: Known, now: datetime
-    ) -> Funds:
-        """why: what ``together`` says in words."""
+    def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
         own = self._tightest(provider, known, now) if provider in self._periods.caps else None
         narrow = pressed = together or own
         if together and own:
             narrow = own if own.left < together.left else together
             pressed = own if own.pressure > together.pressure else together
-        left, reason = (narrow.left, "") if narrow else (0, NO_BUDGET)
-        if narrow:
-            reason = why if narrow is together else narrow.reason
+        left, reason = (narrow.left, narrow.reason) if narrow else (0, NO_BUDGET)
         credit = 0
         if prepaid := self._limits.credits.get(provider):
             credit = _room(known[provider, CREDIT], prepaid)
@@ -143,7 +145,7 @@ class Budgets:
                 left, least = room, (account, limit)
             if tightest is None or pressure > highest:
                 highest, tightest = pressure, (account.name, used, elapsed)
-        return _Tight(left, least, highest, Window(*tightest)) if tightest else None
+        return _Tight(left, least, highest, tightest) if tightest else None
 
     @staticmethod
     def _quota(offer: Offer, known: Known, now: datetime) -> Funds:
@@ -281,6 +283,7 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
+@functools.lru_cache(maxsize=64)  # of many accounts at one instant
 def _elapsed(since: str, until: str, now: datetime) -> float:
     """Share of a period that is over, 0 to 1 also where the clock was set back."""
     begin, length = _period(since, until)

@@ -46,17 +46,21 @@ _FREE_TO_GO: tuple[str, float | None] = ("", None)
 
 
 class _Line:
-    """One (provider, stage, model)."""
+    """One (provider, stage, model). place: the provider as a whole. known, said: what the policy was told."""
 
-    __slots__ = ("_last", "beaten", "breaker", "ceiling", "said", "success", "timeouts", "track")
+    __slots__ = (
+        "_last", "beaten", "breaker", "ceiling", "known", "place", "said", "success", "timeouts", "track",
+    )  # fmt: skip
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, provider: str, place: _Place) -> None:
         self._last: tuple[View, int, Measured] | None = None
+        self.place = place
         self.breaker, self.ceiling = Breaker(chance), Ceiling()
         self.success, self.track = Success(), Track()
         self.timeouts = 0  # in a row
         self.beaten = False  # by a hedge, and not heard of since
-        self.said: Standing | None = None  # what the policy was told last
+        self.known: tuple[str, float | None, float, float, Measured | None] | None = None
+        self.said = Standing(provider)
 
     def scaled(self, view: View, size: int) -> Measured:
         """What was measured of the median size, for this one: computing grows with it, the way does not.
@@ -108,20 +112,19 @@ class Health:
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
         """What the policy may know of ``provider`` for ``task``; the very same object while that is so."""
-        line, place, size = self._line(provider, task.spec), self._place(provider), task.size
+        line, size = self._line(provider, task.spec), task.size
         view = line.track.view(size)
         measured = line.scaled(view, amount(size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
             blocked, again_s, queue_s = "", None, self._backlog_s(now)
         else:
-            blocked, again_s = self._refusal(line, place, size, now) or _FREE_TO_GO
-            queue_s = place.limiter.queue_s
-        said = Standing(provider, blocked, again_s, queue_s, success, measured)
-        if said == line.said:
-            return line.said
-        line.said = said
-        return said
+            blocked, again_s = self._refusal(line, size, now) or _FREE_TO_GO
+            queue_s = line.place.limiter.queue_s
+        known = (blocked, again_s, queue_s, success, measured)
+        if known != line.known:
+            line.known, line.said = known, Standing(provider, *known)
+        return line.said
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
         """Fold in an attempt that another process, or an earlier run, recorded; it ended at ``at``.
@@ -129,7 +132,8 @@ class Health:
         Call in the order of ``at``, and never with an attempt of this object's own cascade. Concurrency
         limits and retry tokens are of the moment, and are not recalled.
         """
-        line, place = self._line(attempt.provider, spec), self._place(attempt.provider)
+        line = self._line(attempt.provider, spec)
+        place = line.place
         began = at - attempt.timing.total_s
         if attempt.outcome is Outcome.OK:
             self._well(line, size, attempt.timing, at)
@@ -160,7 +164,7 @@ class Health:
         """Why nothing may be sent there now, and the seconds until that may end; None when it may."""
         if provider == LOCAL:
             return None
-        return self._refusal(self._line(provider, task.spec), self._place(provider), task.size, now)
+        return self._refusal(self._line(provider, task.spec), task.size, now)
 
     def limiter(self, provider: str) -> Limiter | None:
         """Its places; None for this machine."""
@@ -168,7 +172,8 @@ class Health:
 
     def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
         """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
-        line, place = self._line(provider, task.spec), self._place(provider)
+        line = self._line(provider, task.spec)
+        place = line.place
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
         call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
         if provider == LOCAL:
@@ -260,7 +265,7 @@ class Health:
         key = (provider, spec.stage, spec.model)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(self._random)
+            line = self._lines[key] = _Line(self._random, provider, self._place(provider))
         return line
 
     def _place(self, provider: str) -> _Place:
@@ -269,10 +274,9 @@ class Health:
             place = self._places[provider] = _Place(self._random)
         return place
 
-    def _refusal(
-        self, line: _Line, place: _Place, size: Size, now: float
-    ) -> tuple[str, float | None] | None:
-        account, breaker = place.account, line.breaker
+    def _refusal(self, line: _Line, size: Size, now: float) -> tuple[str, float | None] | None:
+        place, breaker = line.place, line.breaker
+        account = place.account
         # asked of every provider in every decision: mostly all is well, and nobody needs to be called
         if account.phase is not _CLOSED and (closed := account.refusal(now)):
             return "its key or quota was refused", closed[1]

@@ -166,10 +166,10 @@ def _filter(
         name = offer.provider
         standing, purse = standings.get(name), funds.get(name)
         expected = estimate(task, offer, standing)
-        if refusal := unfit(task, offer, expected, standing, purse, failed):
+        total_s = expected.timing.total_s
+        if refusal := unfit(task, offer, expected, total_s, standing, purse, failed):
             refused.append(refusal)
             continue
-        total_s = expected.timing.total_s
         on_time = in_time(total_s, expected.spread, task.within_s)
         late = lateness(task, offer, expected, total_s, on_time)
         if late is None:
