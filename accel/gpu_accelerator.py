@@ -165,7 +165,7 @@ class GPUAccelerator:
             order=(*wanted.asked, *wanted.order), fallback=wanted.fallback,
             priorities=tuple(wanted.priorities.items()), value_of_hour=wanted.value_of_hour,
             value_of_deadline=wanted.value_of_deadline,
-            standings=tuple(self.health.standing(o.provider, task, now) for o in offers),
+            standings=tuple([self.health.standing(o.provider, task, now) for o in offers]),
             funds=self.budgets.funds(offers),
         )  # fmt: skip
 

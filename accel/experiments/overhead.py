@@ -7,7 +7,7 @@ provider, budgets, ranking, the cascade with its breakers and limits, validation
 
 One machine is faster in one hour than in another. So a fixed loop of plain Python (``calibrate``) is timed
 between the calls, and a decision is also given in loops; and ``--against FOLDER`` measures another checkout
-in turns with this one, in processes of their own, and gives the ratios.
+in turns with this one, a second or so each, and gives the ratios.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +33,7 @@ from accel.core.money import NANO, NanoUSD, Rate, from_dollars
 from accel.core.offer import CPU, Billing, Gpu, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
+from accel.experiments.overhead_pairs import against, tell
 from accel.fleet import Board
 from accel.fleet.leases import Patience
 from accel.gpu_accelerator import GPUAccelerator, Preference
@@ -70,19 +68,6 @@ class Overhead:
     def decision_loops(self) -> float:
         """The decision in loops of ``calibrate``: comparable between machines, and hours of one."""
         return self.decision_us / self.loop_us
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """This checkout over another, medians over rounds. low, high: quartiles of the rounds' ratios."""
-
-    part: str
-    paid: bool
-    other_us: float
-    this_us: float
-    ratio: float
-    low: float
-    high: float
 
 
 class _Clocked(Ledger):
@@ -186,36 +171,6 @@ def calibrate() -> float:
     return time.perf_counter() - began
 
 
-def against(folder: Path, offers: int, calls: int, rounds: int) -> tuple[Ratio, ...]:
-    """Measure the checkout in ``folder`` in turns with this one, each round in a new process of each.
-
-    Raises CalledProcessError when one of them fails.
-    """
-    here = Path(__file__).parents[2]
-    asked = ["-m", __name__ if __name__ != "__main__" else "accel.experiments.overhead", "--json",
-             "--offers", str(offers), "--calls", str(calls)]  # fmt: skip
-    found: dict[Path, list[list[dict[str, float]]]] = {here: [], folder: []}
-    for number in range(rounds):
-        for tree in (here, folder) if number % 2 else (folder, here):
-            said = subprocess.run(
-                [sys.executable, *asked], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
-                check=True, capture_output=True, text=True,
-            ).stdout  # fmt: skip
-            found[tree].append(json.loads(said)["rows"])
-    return tuple(
-        _ratio(part, paid, *([rows[paid][f"{part}_us"] for rows in found[tree]] for tree in (folder, here)))
-        for paid in (False, True)
-        for part in ("ranking", "decision", "ledger", "total")
-    )
-
-
-def _ratio(part: str, paid: bool, other: Sequence[float], this: Sequence[float]) -> Ratio:
-    each = sorted(a / b for a, b in zip(this, other, strict=True))
-    middle = statistics.median
-    low, high = each[len(each) // 4], each[len(each) - 1 - len(each) // 4]
-    return Ratio(part, paid, middle(other), middle(this), middle(each), low, high)
-
-
 async def _preview(engine: GPUAccelerator, number: int) -> float:
     """Seconds of a ranking without a run."""
     task = _task(f"p{number}")
@@ -251,14 +206,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=3000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, measured in turns")
-    parser.add_argument("--rounds", type=int, default=10, help="of --against")
+    parser.add_argument("--rounds", type=int, default=30, help="of --against")
     asked = parser.parse_args(argv)
     if asked.offers < 2 or asked.calls < 1:
         parser.error("there must be at least two offers and one call")
     if asked.against is not None:
         if asked.rounds < 1 or not (asked.against / "accel").is_dir():
             parser.error(f"there must be a round, and a checkout in {asked.against}")
-        _tell(against(asked.against.resolve(), asked.offers, asked.calls, asked.rounds), as_json=asked.json)
+        tell(against(asked.against.resolve(), asked.offers, asked.calls, asked.rounds), as_json=asked.json)
         return
     found = [asyncio.run(measure(asked.offers, asked.calls, paid=paid)) for paid in (False, True)]
     if asked.json:
@@ -274,18 +229,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{f.decision_p95_us:4.0f} us {f.ledger_us:5.0f} us {f.transactions:13.1f} {f.total_us:5.0f} us "
             f"{f.loop_us:3.0f} us {f.decision_loops:3.1f} loops"
         )
-
-
-def _tell(found: Sequence[Ratio], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"device": environment.cpu_name(), "ratios": [asdict(r) for r in found]}))  # noqa: T201
-        return
-    print(f"{environment.cpu_name()}, realm real; medians over rounds, in turns")  # noqa: T201
-    print("goes to  part       other     this     ratio (its quartiles)")  # noqa: T201
-    for r in found:
-        where = "paid" if r.paid else "free"
-        told = f"{r.ratio:8.3f} ({r.low:.3f} to {r.high:.3f})"
-        print(f"{where:7}  {r.part:8} {r.other_us:5.0f} us {r.this_us:5.0f} us {told}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -67,7 +67,10 @@ class LiveRunner:
             entry.request = self._end(task, entry, outcome, result, clock() - began)
             self._journal.write(entry)
         overhead_s = max(0.0, clock() - began - result.timing.total_s)
-        return dataclasses.replace(result, overhead_s=overhead_s)
+        return Result(
+            result.output, result.route, result.attempts, result.hits, result.items, result.decision_id,
+            overhead_s,
+        )  # fmt: skip
 
     async def _answer(self, task: Task, request: Envelope, entry: Entry) -> Result[Envelope]:
         clock = asyncio.get_running_loop().time

@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from dataclasses import dataclass
+from datetime import datetime
 
 from accel.core.errors import OverBudget, TooManyLaunches
 from accel.core.funds import Funds, Window
@@ -27,8 +27,8 @@ from accel.ledger import alerts, leases
 from accel.ledger.accounts import LARGEST, Account, Draw
 from accel.ledger.database import instant
 from accel.ledger.leases import Purpose
-from accel.ledger.limits import PERIODS, Limits, Period, span
-from accel.ledger.periods import CREDIT, QUOTA, Known, Periods
+from accel.ledger.limits import PERIODS, Limits, Period, milliseconds, span
+from accel.ledger.periods import CREDIT, QUOTA, Known, Periods, share_over
 from accel.ledger.store import Ledger
 
 __all__ = ["Budgets", "Limits", "Period"]
@@ -38,23 +38,31 @@ WEEK_S = 7 * 86400.0
 NO_BUDGET = "no budget is set for paid providers: set budget.month"
 
 
-class _Tight(NamedTuple):
+@dataclass
+class _Tight:
     """What several limits leave together: the least of them, and the one under most pressure.
 
-    least: the account and the limit that leave no more than ``left``.
+    least: the account and the limit that leave no more than ``left``. tightest: name, used and elapsed of the
+    window under most pressure. What is told of both is mostly the same for all providers: made once, if at
+    all.
     """
 
     left: int
     least: tuple[Account, int] | None
     pressure: float
-    window: Window
+    tightest: tuple[str, float, float]
 
-    @property
+    @functools.cached_property
     def reason(self) -> str:
         """In words."""
         if self.least is None:
             return ""
         return f"{_words(*self.least)} leaves {dollars(NanoUSD(self.left))}"
+
+    @functools.cached_property
+    def window(self) -> Window:
+        """The window under most pressure."""
+        return Window(*self.tightest)
 
 
 class Budgets:
@@ -86,7 +94,6 @@ class Budgets:
             o.billing is Billing.SECONDS and o.provider not in self._money_left for o in asked
         ):
             known = self._known = self._read(asked, now)
-            self._moves = (self._ledger.moves(), moves[1])  # accounts may have been opened
         funds = tuple(
             self._quota(o, known, now) if o.billing is Billing.QUOTA else self._money_left[o.provider]
             for o in asked
@@ -102,24 +109,19 @@ class Budgets:
             if not self._periods.wanted(provider).keys() <= known.keys():  # once in a period
                 with self._ledger.transaction():
                     known = {**known, **self._periods.opened(provider, now)}
+                self._moves = (self._ledger.moves(), int(now.timestamp()))
         together = self._tightest("", known, now) if paid else None
-        why = together.reason if together else ""  # mostly the same for all of them
         for provider in paid:
-            self._money_left[provider] = self._money(provider, together, why, known, now)
+            self._money_left[provider] = self._money(provider, together, known, now)
         return known
 
-    def _money(
-        self, provider: str, together: _Tight | None, why: str, known: Known, now: datetime
-    ) -> Funds:
-        """why: what ``together`` says in words."""
+    def _money(self, provider: str, together: _Tight | None, known: Known, now: datetime) -> Funds:
         own = self._tightest(provider, known, now) if provider in self._periods.caps else None
         narrow = pressed = together or own
         if together and own:
             narrow = own if own.left < together.left else together
             pressed = own if own.pressure > together.pressure else together
-        left, reason = (narrow.left, "") if narrow else (0, NO_BUDGET)
-        if narrow:
-            reason = why if narrow is together else narrow.reason
+        left, reason = (narrow.left, narrow.reason) if narrow else (0, NO_BUDGET)
         credit = 0
         if prepaid := self._limits.credits.get(provider):
             credit = _room(known[provider, CREDIT], prepaid)
@@ -139,13 +141,13 @@ class Budgets:
             taken = account.used + account.held
             room = max(0, limit - taken)
             used = taken / limit if limit else 1.0
-            elapsed = _elapsed(account.since, account.until, now)
+            elapsed = share_over(account.since, account.until, now)
             pressure = used / max(elapsed, 1e-9)
             if room < left:
                 left, least = room, (account, limit)
             if tightest is None or pressure > highest:
                 highest, tightest = pressure, (account.name, used, elapsed)
-        return _Tight(left, least, highest, Window(*tightest)) if tightest else None
+        return _Tight(left, least, highest, tightest) if tightest else None
 
     @staticmethod
     def _quota(offer: Offer, known: Known, now: datetime) -> Funds:
@@ -210,7 +212,7 @@ class Budgets:
         )
 
     def _reserve_quota(self, hold_id: str, offer: Offer, seconds: float, task_id: str) -> None:
-        name, amount = f"{offer.provider} {QUOTA}", _milliseconds(seconds)
+        name, amount = f"{offer.provider} {QUOTA}", milliseconds(seconds)
         with self._ledger.joined():
             self._ledger.open_account(name, "gpu_ms", provider=offer.provider, period=QUOTA)
             if offer.quota_left_s is not None:
@@ -257,7 +259,7 @@ class Budgets:
         """
         if offer.billing is Billing.NOTHING:
             return False
-        amount = _milliseconds(seconds) if offer.billing is Billing.QUOTA else cost.amount
+        amount = milliseconds(seconds) if offer.billing is Billing.QUOTA else cost.amount
         basis = Basis.ESTIMATED if offer.billing is Billing.QUOTA else cost.basis
         with self._ledger.joined():
             return self._told(self._ledger.settle(hold_id, amount, basis, estimated))
@@ -307,24 +309,6 @@ def _words(account: Account, limit: int) -> str:
         return f"its credit of {dollars(NanoUSD(limit))}"
     whose = account.provider or "all providers"
     return f"the {account.period}'s budget of {whose} ({dollars(NanoUSD(limit))})"
-
-
-def _milliseconds(seconds: float) -> int:
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(f"not a duration: {seconds} s")
-    return math.ceil(seconds * 1000)
-
-
-def _elapsed(since: str, until: str, now: datetime) -> float:
-    """Share of a period that is over, 0 to 1 also where the clock was set back."""
-    begin, length = _period(since, until)
-    return min(1.0, max(0.0, (now - begin) / length))
-
-
-@functools.lru_cache(maxsize=64)
-def _period(since: str, until: str) -> tuple[datetime, timedelta]:
-    begin = datetime.fromisoformat(since)
-    return begin, datetime.fromisoformat(until) - begin
 
 
 def _week_over(now: datetime) -> float:

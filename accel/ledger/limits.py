@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -67,3 +68,10 @@ def span(period: Period, day: date) -> tuple[str, datetime, datetime]:
         days = calendar.monthrange(day.year, day.month)[1]
     since = datetime.combine(first, time(), UTC)
     return key, since, since + timedelta(days=days)
+
+
+def milliseconds(seconds: float) -> int:
+    """Free quota is counted in whole milliseconds, rounded up. Raises ValueError for what is no duration."""
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"not a duration: {seconds} s")
+    return math.ceil(seconds * 1000)

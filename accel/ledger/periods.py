@@ -5,8 +5,9 @@ The accounts are shared by all processes; which limits apply is this process's o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from accel.ledger.accounts import Account
 from accel.ledger.database import instant
@@ -85,3 +86,16 @@ class Periods:
             "provider": account.provider, "period": account.period, "limit": self.limit(account),
             "used": account.used, "held": account.held,
         }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)  # of many accounts at one instant
+def share_over(since: str, until: str, now: datetime) -> float:
+    """Share of a period that is over, 0 to 1 also where the clock was set back."""
+    begin, length = _period(since, until)
+    return min(1.0, max(0.0, (now - begin) / length))
+
+
+@functools.lru_cache(maxsize=64)
+def _period(since: str, until: str) -> tuple[datetime, timedelta]:
+    begin = datetime.fromisoformat(since)
+    return begin, datetime.fromisoformat(until) - begin

@@ -51,8 +51,7 @@ def record(ledger: Ledger, request: Request) -> None:
     r = request
     try:
         ledger.write(
-            _INSERT,
-            r.id, r.parent, r.stage, r.complexity, r.outcome, r.provider, r.seconds, r.items, r.hits,
+            _INSERT, r.id, r.parent, r.stage, r.complexity, r.outcome, r.provider, r.seconds, r.items, r.hits,
             r.attempts, r.cost, r.avoided, ledger.at(),
         )  # fmt: skip
     except LedgerError as bad:

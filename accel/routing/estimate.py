@@ -65,7 +65,10 @@ def estimate(task: Task, offer: Offer, standing: Standing | None = None) -> Esti
         # warm or cold now, as the offer says, is known better than what most calls found then
         cold_s = (t.cold_s or offer.cold_s) if offer.cold_s else 0.0
         timing = Timing(t.wait_s + known.queue_s, cold_s, t.transfer_s, t.compute_s)
-    cost = _cost(offer, billed_s(timing)) if offer.billing is Billing.SECONDS else _FREE
+    if offer.billing is Billing.SECONDS:
+        cost = _cost(offer, timing.cold_s + timing.transfer_s + timing.compute_s)  # billed_s, of every offer
+    else:
+        cost = _FREE
     success = known.success if 0.0 <= known.success <= 1.0 else float(known.success > 1.0)
     return Estimate(timing, cost, basis, spread, success)
 

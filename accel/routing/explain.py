@@ -36,9 +36,10 @@ def explain(
         return ()
     first, *others = ordered
     runner = min(others, key=lambda c: c.key) if fallback and others else others[0] if others else None
-    told = [_scored(first, _leads(task, first, runner, others, order))]
-    told += [_scored(c, _loses(task, c, first, fallback)) for c in others]
-    return tuple(told)
+    whys = [_leads(task, first, runner, others, order), *(_loses(task, c, first, fallback) for c in others)]
+    return tuple([
+        Scored(c.offer, c.expected, c.score, c.terms, why) for c, why in zip(ordered, whys, strict=True)
+    ])  # fmt: skip
 
 
 def span(seconds: float) -> str:
@@ -57,10 +58,6 @@ def too_late(task: Task, total_s: float, on_time: float) -> str:
     if total_s > limit_s:
         return expected
     return f"{expected}: it would be met {int(on_time * 100)} times in 100, which is too seldom"
-
-
-def _scored(c: Candidate, why: str) -> Scored:
-    return Scored(c.offer, c.expected, c.score, c.terms, why)
 
 
 def _told(c: Candidate) -> str:

@@ -24,17 +24,17 @@ SURE = 0.95  # least probability of meeting a deadline: the guide's target for s
 
 
 def unfit(
-    task: Task, offer: Offer, expected: Estimate, standing: Standing | None, funds: Funds | None,
-    failed: dict[str, str],
+    task: Task, offer: Offer, expected: Estimate, total_s: float, standing: Standing | None,
+    funds: Funds | None, failed: dict[str, str],
 ) -> Refusal | None:  # fmt: skip
-    """Why ``offer`` cannot take ``task`` now, but for the deadline; None when it can."""
+    """Why ``offer`` cannot take ``task`` now, but for the deadline; None when it can. total_s: expected."""
     if reason := _never(task, offer, failed):
         return Refusal(offer.provider, reason)
     if standing is not None and standing.blocked:
         again_s = standing.again_s
         again = "" if again_s is None else f"; again in {span(again_s)}"
         return Refusal(offer.provider, f"{standing.blocked}{again}", again_s)
-    reason = _too_dear(offer, expected, funds)
+    reason = _too_dear(offer, expected, total_s, funds)
     return Refusal(offer.provider, reason) if reason else None
 
 
@@ -58,12 +58,12 @@ def _never(task: Task, offer: Offer, failed: dict[str, str]) -> str:
     return ""
 
 
-def _too_dear(offer: Offer, expected: Estimate, funds: Funds | None) -> str:
+def _too_dear(offer: Offer, expected: Estimate, total_s: float, funds: Funds | None) -> str:
     """Prices, times and limits."""
     cost = expected.cost.amount
     if offer.billing is Billing.SECONDS and offer.rate.free:
         return "it says its price is zero and bills by the second: that cannot be"
-    if cost >= UNPAYABLE or not math.isfinite(expected.timing.total_s):
+    if cost >= UNPAYABLE or not math.isfinite(total_s):
         return "its expected time or price is beyond all reckoning"
     left_s = offer.quota_left_s
     if left_s is not None and (left_s <= 0 or billed_s(expected.timing) > left_s):

@@ -18,14 +18,16 @@ from dataclasses import dataclass
 
 from accel.core import errors
 from accel.core.attempt import Attempt, Outcome, Scored, Timing
-from accel.core.errors import Blame, OutOfMemory, ProviderError, TimedOut, Unreachable
+from accel.core.errors import Blame, TimedOut
 from accel.core.task import Size, Spec, Task
-from accel.routing.breaker import FAILURE, SILENCE, SUCCESS, Breaker, Phase
+from accel.routing.blame import blame_of, weight_of
+from accel.routing.breaker import FAILURE, SUCCESS, Phase
 from accel.routing.limiter import Limiter
+from accel.routing.lines import Line, Place
 from accel.routing.policy import LOCAL
-from accel.routing.standing import Measured, Standing
+from accel.routing.standing import Standing
 from accel.routing.throttle import Throttle
-from accel.routing.track import Ceiling, Success, Track, View, amount
+from accel.routing.track import amount
 
 # A refused key or a used-up quota without a told reset: asked again four times an hour, one call each.
 DISABLED_S = 900.0
@@ -44,59 +46,14 @@ _CLOSED = Phase.CLOSED
 _FREE_TO_GO: tuple[str, float | None] = ("", None)
 
 
-class _Line:
-    """One (provider, stage, model)."""
-
-    __slots__ = ("_last", "beaten", "breaker", "ceiling", "said", "success", "timeouts", "track")
-
-    def __init__(self, chance: random.Random) -> None:
-        self._last: tuple[View, int, Measured] | None = None
-        self.breaker, self.ceiling = Breaker(chance), Ceiling()
-        self.success, self.track = Success(), Track()
-        self.timeouts = 0  # in a row
-        self.beaten = False  # by a hedge, and not heard of since
-        self.said: Standing | None = None  # what the policy was told last
-
-    def scaled(self, view: View, size: int) -> Measured:
-        """What was measured of the median size, for this one: computing grows with it, the way does not.
-
-        The last is kept: requests of one size come in rows.
-        """
-        if self._last is not None and self._last[0] is view and self._last[1] == size:
-            return self._last[2]
-        known, ratio = view.measured, size / view.middle
-        t = known.timing
-        timing = Timing(t.wait_s, t.cold_s, t.transfer_s, t.compute_s * ratio)
-        measured = Measured(known.n, timing, known.spread)
-        self._last = (view, size, measured)
-        return measured
-
-
-class _Place:
-    """One provider as a whole."""
-
-    __slots__ = ("account", "ended", "limiter", "paused_until")
-
-    def __init__(self, chance: random.Random) -> None:
-        self.account, self.limiter = Breaker(chance), Limiter()
-        self.paused_until = float("-inf")
-        self.ended: float | None = None  # the last call
-
-    def since_s(self, now: float) -> float | None:
-        """Seconds since our last call ended, 0 while one is in flight; None when there was none."""
-        if self.limiter.in_flight:
-            return 0.0
-        return None if self.ended is None else max(0.0, now - self.ended)
-
-
 @dataclass(slots=True)
 class Call:
     """One call in flight, from ``begin`` to its one end."""
 
     provider: str
     task: Task
-    line: _Line
-    place: _Place
+    line: Line
+    place: Place
     began: float
     generation: int
     account: int | None
@@ -108,31 +65,25 @@ class Health:
     def __init__(self, chance: random.Random) -> None:
         self.throttle = Throttle()
         self._random = chance
-        self._lines: dict[tuple[str, str, str], _Line] = {}
-        self._places: dict[str, _Place] = {}
+        self._lines: dict[tuple[str, str, str], Line] = {}
+        self._places: dict[str, Place] = {}
         self._here: dict[int, tuple[float, float]] = {}  # calls on this machine: begun, expected compute
 
     def standing(self, provider: str, task: Task, now: float) -> Standing:
-        """What the policy may know of ``provider`` for ``task``; the same object while that is the same, so
-        that who keeps it can tell by identity.
-        """
-        line, place = self._line(provider, task.spec), self._place(provider)
-        view = line.track.view(task.size)
-        measured = line.scaled(view, amount(task.size)) if view else None
+        """What the policy may know of ``provider`` for ``task``; the very same object while that is so."""
+        line, size = self._line(provider, task.spec), task.size
+        view = line.track.view(size)
+        measured = line.scaled(view, amount(size)) if view else None
         success = line.success.share(now)
         if provider == LOCAL:
             blocked, again_s, queue_s, since_s = "", None, self._backlog_s(now), None
         else:
-            blocked, again_s = self._refusal(line, place, task.size, now) or _FREE_TO_GO
-            queue_s, since_s = place.limiter.queue_s, place.since_s(now)
-        said = line.said
-        if (
-            said is None or said.success != success or said.measured is not measured
-            or said.queue_s != queue_s or said.blocked != blocked or said.again_s != again_s
-            or said.since_s != since_s
-        ):  # fmt: skip
-            said = line.said = Standing(provider, blocked, again_s, queue_s, success, measured, since_s)
-        return said
+            blocked, again_s = self._refusal(line, size, now) or _FREE_TO_GO
+            queue_s, since_s = line.place.limiter.queue_s, line.place.since_s(now)
+        known = (blocked, again_s, queue_s, success, measured, since_s)
+        if known != line.known:
+            line.known, line.said = known, Standing(provider, *known)
+        return line.said
 
     def recall(self, attempt: Attempt, spec: Spec, size: Size, at: float) -> None:
         """Fold in an attempt that another process, or an earlier run, recorded; it ended at ``at``.
@@ -140,7 +91,8 @@ class Health:
         Call in the order of ``at``, and never with an attempt of this object's own cascade. Concurrency
         limits and retry tokens are of the moment, and are not recalled.
         """
-        line, place = self._line(attempt.provider, spec), self._place(attempt.provider)
+        line = self._line(attempt.provider, spec)
+        place = line.place
         began = at - attempt.timing.total_s
         if attempt.outcome is Outcome.OK:
             self._well(line, size, attempt.timing, at)
@@ -151,19 +103,19 @@ class Health:
         kind = getattr(errors, attempt.error or "-", None)
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             kind = Exception
-        blame = _blame(kind)
+        blame = blame_of(kind)
         if attempt.outcome is not Outcome.FAILED or blame is None:
             return
         match blame:
             case Blame.PROVIDER:
                 line.success.add(False, at)
                 before = line.breaker.phase
-                line.breaker.recall(began, at, _weight(kind, cut_short=False))
+                line.breaker.recall(began, at, weight_of(kind, cut_short=False))
                 self._opened(line, before)
             case Blame.ACCOUNT:
                 place.account.trip(at, DISABLED_S)
             case Blame.SIZE:
-                _does_not_fit(line, kind, size, at, attempt.task_id)
+                line.ceiling.failed(kind, size, at, attempt.task_id)
 
     # For the cascade ------------------------------------------------------------------------------
 
@@ -171,7 +123,7 @@ class Health:
         """Why nothing may be sent there now, and the seconds until that may end; None when it may."""
         if provider == LOCAL:
             return None
-        return self._refusal(self._line(provider, task.spec), self._place(provider), task.size, now)
+        return self._refusal(self._line(provider, task.spec), task.size, now)
 
     def limiter(self, provider: str) -> Limiter | None:
         """Its places; None for this machine."""
@@ -179,7 +131,8 @@ class Health:
 
     def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
         """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
-        line, place = self._line(provider, task.spec), self._place(provider)
+        line = self._line(provider, task.spec)
+        place = line.place
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
         call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
         if provider == LOCAL:
@@ -203,10 +156,10 @@ class Health:
     ) -> None:  # fmt: skip
         """It raised. cut_short: it timed out before the time that such a call may well take. reset_s: until
         a used-up quota is refilled, where told."""
-        line, place, blame = call.line, call.place, _blame(type(error))
+        line, place, blame = call.line, call.place, blame_of(type(error))
         if blame in (Blame.PROVIDER, Blame.LOAD, Blame.NOBODY):
             line.success.add(False, now)
-        weight = _weight(type(error), cut_short=cut_short) if blame is Blame.PROVIDER else None
+        weight = weight_of(type(error), cut_short=cut_short) if blame is Blame.PROVIDER else None
         timed_out = isinstance(error, TimedOut)
         line.timeouts += timed_out
         before = line.breaker.phase
@@ -223,7 +176,7 @@ class Health:
         elif asked_s > 0:
             place.paused_until = max(place.paused_until, now + min(asked_s, LONGEST_PAUSE_S))
         if blame is Blame.SIZE:
-            _does_not_fit(line, type(error), call.task.size, now, call.task.id)
+            line.ceiling.failed(type(error), call.task.size, now, call.task.id)
 
     def beaten(self, call: Call, now: float) -> None:
         """It was late, and its hedge answered first: it may be slow, or dead. Half of what a silence weighs;
@@ -254,8 +207,8 @@ class Health:
         if (view := line.track.view(task.size)) is None:
             first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
             return min(first * doubled, max(first, generous))
-        before = max(0, self._place(provider).limiter.in_flight - 1)  # the caller's own place is taken
-        usual = view.p999_s * _stretch(view, task.size) + before * view.p50_s
+        before = max(0, line.place.limiter.in_flight - 1)  # the caller's own place is taken
+        usual = view.p999_s * view.stretch(task.size) + before * view.p50_s
         longest = usual * doubled
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
@@ -270,27 +223,26 @@ class Health:
         view = line.track.view(task.size)
         if view is None or view.p95_s is None or line.beaten:
             return None
-        return view.p95_s * _stretch(view, task.size) + scored.estimate.timing.cold_s
+        return view.p95_s * view.stretch(task.size) + scored.estimate.timing.cold_s
 
     # Inside ---------------------------------------------------------------------------------------
 
-    def _line(self, provider: str, spec: Spec) -> _Line:
+    def _line(self, provider: str, spec: Spec) -> Line:
         key = (provider, spec.stage, spec.model)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(self._random)
+            line = self._lines[key] = Line(self._random, provider, self._place(provider))
         return line
 
-    def _place(self, provider: str) -> _Place:
+    def _place(self, provider: str) -> Place:
         place = self._places.get(provider)
         if place is None:
-            place = self._places[provider] = _Place(self._random)
+            place = self._places[provider] = Place(self._random)
         return place
 
-    def _refusal(
-        self, line: _Line, place: _Place, size: Size, now: float
-    ) -> tuple[str, float | None] | None:
-        account, breaker = place.account, line.breaker
+    def _refusal(self, line: Line, size: Size, now: float) -> tuple[str, float | None] | None:
+        place, breaker = line.place, line.breaker
+        account = place.account
         # asked of every provider in every decision: mostly all is well, and nobody needs to be called
         if account.phase is not _CLOSED and (closed := account.refusal(now)):
             return "its key or quota was refused", closed[1]
@@ -317,37 +269,13 @@ class Health:
         call.place.ended = now
         call.place.limiter.give_back(well, now - call.began)
 
-    def _well(self, line: _Line, size: Size, timing: Timing, now: float) -> None:
+    def _well(self, line: Line, size: Size, timing: Timing, now: float) -> None:
         line.track.add(size, timing)
         line.success.add(True, now)
         line.ceiling.fitted(size)
         line.timeouts, line.beaten = 0, False
 
-    def _opened(self, line: _Line, before: Phase) -> None:
+    def _opened(self, line: Line, before: Phase) -> None:
         """From here on the breaker stands for these failures; counted twice, no probe would be sent."""
         if line.breaker.phase is Phase.OPEN and before is not Phase.OPEN:
             line.success.reset()
-
-
-def _blame(kind: type[BaseException]) -> Blame | None:
-    """Whose fault; None when the request or our own ledger was at fault."""
-    if issubclass(kind, ProviderError):
-        return kind.blame
-    return None if issubclass(kind, errors.UsageError | errors.LedgerError) else Blame.PROVIDER
-
-
-def _weight(kind: type[BaseException], *, cut_short: bool) -> int:
-    silent = issubclass(kind, Unreachable) or (issubclass(kind, TimedOut) and not cut_short)
-    return SILENCE if silent else FAILURE
-
-
-def _does_not_fit(line: _Line, kind: type[BaseException], size: Size, now: float, task_id: str) -> None:
-    if issubclass(kind, OutOfMemory):
-        line.ceiling.too_large(size, now)
-    else:
-        line.ceiling.rejected(size, now, task_id)
-
-
-def _stretch(view: View, size: Size) -> float:
-    """How much longer this size may take than the median one, if seconds grew in proportion."""
-    return max(1.0, amount(size) / view.middle)

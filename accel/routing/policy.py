@@ -137,14 +137,15 @@ def rank(task: Task, offers: Sequence[Offer | Unfit], state: State, draw: float)
     paid_per_s = _cheapest_per_s(offers) if task.lane is Lane.LIVE else None
     favoured = favourites(task, fit)
     priorities = dict(state.priorities)
+    answering = task.spec.stage is Stage.ANSWER
     for place, c in enumerate(fit):
-        if c.offer.billing is Billing.QUOTA and c.funds is not None:
+        name, billing = c.offer.provider, c.offer.billing
+        if billing is Billing.QUOTA and c.funds is not None:
             c.quota_price = quota_price(c.funds.quota, task.lane, paid_per_s)
-        sound = c.expected.success >= SOUND
-        c.gratis = sound and c.offer.billing is not Billing.SECONDS and c.quota_price == 0.0
-        spared = share(task, c.offer.provider, favourite=place in favoured)
-        _weigh(c, hour, state.value_of_deadline, spared, priorities.get(c.offer.provider, 1.0))
-        away = task.spec.stage is Stage.ANSWER and c.offer.provider != LOCAL
+        c.gratis = c.expected.success >= SOUND and billing is not Billing.SECONDS and c.quota_price == 0.0
+        spared = share(task, name, favourite=place in favoured)
+        _weigh(c, hour, state.value_of_deadline, spared, priorities.get(name, 1.0))
+        away = answering and name != LOCAL
         c.key = (c.lateness is Lateness.COLD, c.place, c.lateness, away, not c.gratis, c.score)
     _give_up_here(fit)
     reckoned = fit
@@ -175,10 +176,10 @@ def _filter(
         name = offer.provider
         standing, purse = standings.get(name), funds.get(name)
         expected = estimate(task, offer, standing)
-        if refusal := unfit(task, offer, expected, standing, purse, failed):
+        total_s = expected.timing.total_s
+        if refusal := unfit(task, offer, expected, total_s, standing, purse, failed):
             refused.append(refusal)
             continue
-        total_s = expected.timing.total_s
         on_time = in_time(total_s, expected.spread, task.within_s)
         late = lateness(task, offer, expected, total_s, on_time)
         if late is None:

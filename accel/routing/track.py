@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from accel.core.attempt import Estimate, Timing
+from accel.core.errors import OutOfMemory
 from accel.core.task import Size
 from accel.routing.standing import Measured
 
@@ -60,6 +61,10 @@ class View:
     p999_s: float
     cold_s: float
 
+    def stretch(self, size: Size) -> float:
+        """How much longer this size may take than the median one, if seconds grew in proportion."""
+        return max(1.0, amount(size) / self.middle)
+
 
 class Track:
     """The last successes, newest last."""
@@ -92,20 +97,17 @@ class Track:
 
     def _look(self, middle: float) -> View | None:
         low, high = middle / SIMILAR, middle * SIMILAR
-        similar = [(n, t) for n, t in self._samples if low <= n <= high]
+        similar = [
+            (n, t.wait_s, t.cold_s, t.transfer_s, t.compute_s) for n, t in self._samples if low <= n <= high
+        ]
         count = len(similar)
         if count < LEAST:
             return None
-        timings = [t for _, t in similar]
-        timing = Timing(
-            statistics.median([t.wait_s for t in timings]), statistics.median([t.cold_s for t in timings]),
-            statistics.median([t.transfer_s for t in timings]),
-            statistics.median([t.compute_s for t in timings]),
-        )  # fmt: skip
-        warm = sorted(t.wait_s + t.transfer_s + t.compute_s for t in timings)
-        at = statistics.median([n for n, _ in similar])
+        at, *parts = map(statistics.median, zip(*similar, strict=True))
+        timing = Timing(*parts)
+        warm = sorted([w + t + c for _, w, _, t, c in similar])
         # scattered as if all were of one size: what a larger size explains is no chance
-        logs = [math.log(max(t.wait_s + t.transfer_s + t.compute_s * at / n, 1e-6)) for n, t in similar]
+        logs = [math.log(max(w + t + c * at / n, 1e-6)) for n, w, _, t, c in similar]
         mean = sum(logs) / count
         squares = sum((x - mean) ** 2 for x in logs)
         spread = math.sqrt((PRIOR_N * PRIOR_SPREAD**2 + squares) / (PRIOR_N + count - 1))
@@ -114,7 +116,7 @@ class Track:
         return View(
             Measured(count, timing, spread), at, p50,
             warm[math.ceil(0.95 * count) - 1] if count >= LEAST_TAIL else None,
-            p50 * max(2.0, math.exp(Z_999 * spread)), max(t.cold_s for t in timings),
+            p50 * max(2.0, math.exp(Z_999 * spread)), max([cold for _, _, cold, _, _ in similar]),
         )  # fmt: skip
 
 
@@ -167,6 +169,13 @@ class Ceiling:
         if now >= self._until or amount(size) < self._from:
             return None
         return f"work of this size ({self._from:,} or more) was too large there", self._until - now
+
+    def failed(self, kind: type[BaseException], size: Size, now: float, task_id: str) -> None:
+        """It failed for its size, or may have."""
+        if issubclass(kind, OutOfMemory):
+            self.too_large(size, now)
+        else:
+            self.rejected(size, now, task_id)
 
     def too_large(self, size: Size, now: float) -> None:
         """It ran out of memory."""

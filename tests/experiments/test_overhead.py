@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from accel.experiments.overhead import _ratio, main, measure
+from accel.experiments.overhead import main, measure
+from accel.experiments.overhead_pairs import _ratio
 
 
 @pytest.mark.parametrize("paid", [False, True])
