@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -79,8 +80,10 @@ def intend(tmp_path: Path) -> Any:
 
 async def ended(runpod: RunPodProvider, lease: Lease) -> JobState:
     while True:
-        if (progress := await runpod.poll(lease)).state.terminal:
-            return progress.state
+        # A pod that is just dying still says RUNNING, and its proxy 502: whoever polls asks again.
+        with contextlib.suppress(Unreachable):
+            if (progress := await runpod.poll(lease)).state.terminal:
+                return progress.state
         await asyncio.sleep(0.05)
 
 
