@@ -8,6 +8,7 @@ test starts as a process of its own inherits the environment, but not the socket
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is collected: libraries read some of this when they are imported."""
+    # A shell starts what it puts in the background with Ctrl-C ignored, and every child would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.TemporaryDirectory(prefix="accel-test-home-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     before = dict(os.environ)
