@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from accel import __version__
-from accel.cli import rented
+from accel.cli import prepared, rented
 from accel.cli.options import Corpus, Full, Json, Provider, Sandbox
 from accel.core.errors import AccelError, EveryAttemptFailed, QueryError, UsageError
 from accel.core.offer import Realm
@@ -103,6 +103,11 @@ def push(
             to, sandbox=sandbox, urls=sandbox_url or (), passages=passages, repetitions=repetitions,
             as_json=json,
         )  # fmt: skip
+
+
+app.command("precompute", short_help="embed a corpus in the batch lane, bring its index home")(
+    prepared.precompute
+)
 
 
 @app.command(short_help="what each provider would give now, and at what price")

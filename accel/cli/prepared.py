@@ -1,0 +1,48 @@
+"""The options of ``precompute | setup | doctor | offers``. What they do is in the modules that they import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accel.cli.options import Full, Json, Sandbox
+
+
+def precompute(
+    corpus: Annotated[
+        str, typer.Argument(help="A file or folder, as for query; or docstrings: those installed here.")
+    ] = "docstrings",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", "--provider", help="Use these and no others: kaggle,local. Default: see below."),
+    ] = None,
+    sandbox: Sandbox = False, json: Json = False, full: Full = False,
+    sandbox_url: Annotated[
+        list[str] | None, typer.Option(help="A sandbox that runs already, as NAME=URL; uses your keys.")
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Passages of one job; any gives the same index.")
+    ] = 2048,
+    keep_hours: Annotated[
+        float | None, typer.Option(min=0, help="Free GPU hours to leave; default: a tenth of a week's.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="The texts are yours to publish: Kaggle needs no consent.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Embed and index a corpus in the batch lane, in shards, over several providers at once.
+
+    By itself it uses everything that is free, this machine among it, and what is paid only where that is
+    worth it by your settings. Whatever interrupts it, the same command goes on from there. Afterwards
+    `accel query --corpus` needs to embed only the question.
+    """
+    from accel.cli.precomputing import run_precompute
+
+    run_precompute(
+        None if corpus == "docstrings" and not Path(corpus).exists() else Path(corpus),
+        named=tuple(n.strip() for part in to or () for n in part.split(",") if n.strip()), sandbox=sandbox,
+        urls=sandbox_url or (), full=full, shard=shard_size, keep_hours=keep_hours, public=public,
+        as_json=json,
+    )  # fmt: skip
