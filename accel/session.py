@@ -26,7 +26,7 @@ from accel.core.attempt import Result, Route
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.passage import Passage, Progress
-from accel.core.task import Complexity, Need, Task, content_hash
+from accel.core.task import Complexity, Lane, Need, Task, content_hash
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.reap import Finding
@@ -35,6 +35,7 @@ from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index, 
 from accel.index.store import HybridIndex
 from accel.keys import Access
 from accel.precompute import SHARD, Plan, Precomputed, Shard, Told, cut, plan, precompute
+from accel.precompute.places import permitted
 from accel.precompute.shards import task_of
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
@@ -167,6 +168,8 @@ async def precompute_index(
     ``plan`` do, CorpusError.
     """
     folder, offload, spec = index_folder(home, corpus, full), accelerator.runtime.offload, default_spec()
+    need = Need(spec.stage, Lane.BATCH, spec.numerics, private_data=batch.private)
+    permitted(accelerator, need, batch.named)  # before a large corpus is read
     made_of = await offload(lambda: fingerprint(corpus, full=full))
     index = await offload(_kept, folder, made_of)
     if index is not None:

@@ -21,9 +21,10 @@ from accel import contract, environment
 from accel.cli import terminal
 from accel.cli.pushing import SANDBOX_PATIENCE, open_pushing
 from accel.core.attempt import Outcome
-from accel.core.money import NanoUSD, dollars
+from accel.core.money import dollars
 from accel.index.store import HybridIndex
 from accel.precompute import Plan, Precomputed, Shard, Told
+from accel.precompute.results import cost_of
 from accel.session import Batch, Hooks
 
 SANDBOX_PAUSE_S = 2.0
@@ -65,10 +66,12 @@ def _in_sandbox(batch: Batch) -> Batch:
 @contextlib.contextmanager
 def _progress() -> Iterator[Any]:
     """Told of ``Told``: the bar, and a remark for each thing that happened."""
+    shown = terminal.console(stderr=True).is_terminal  # elsewhere the lines say as much
     with terminal.progress("embedding") as bar:
 
         def tell(told: Told) -> None:
-            bar(told.done, told.total)
+            if shown:
+                bar(told.done, told.total)
             if told.line:
                 ends = told.left_s is None or told.done == told.total
                 left = "" if ends else f", {_span(told.left_s or 0.0)} left"
@@ -81,7 +84,7 @@ def _progress() -> Iterator[Any]:
 def _show_plan(plan: Plan, shards: tuple[Shard, ...]) -> None:
     passages = sum(s.count for s in shards)
     most = max(s.count for s in shards)
-    terminal.say(f"{passages:,} passages in {len(shards)} shards of at most {most:,}:")
+    terminal.say(f"{passages:,} passages in {_count(len(shards))} of at most {most:,}:")
     for place in plan.places:
         at_once = f", {place.sessions} at a time" if place.sessions > 1 else ""
         each = f", about {_span(place.each_s)} a shard" if place.each_s else ""
@@ -89,6 +92,10 @@ def _show_plan(plan: Plan, shards: tuple[Shard, ...]) -> None:
     for refused in plan.left_out:
         if refused.reason != "not named":
             terminal.say(f"  not {refused.provider}: {refused.reason}")
+
+
+def _count(shards: int) -> str:
+    return f"{shards} shard{'' if shards == 1 else 's'}"
 
 
 def _span(seconds: float) -> str:
@@ -134,7 +141,7 @@ def _show(
         out.print(f"the index of these {len(index):,} passages is there already · realm {realm}")
     else:
         out.print(Text(
-            f"{len(index):,} passages, {len(done.made)} shards in {_span(done.seconds)} · {done.cost} · "
+            f"{len(index):,} passages, {_count(len(done.made))} in {_span(done.seconds)} · {done.cost} · "
             f"realm {realm}", style="bold",
         ))  # fmt: skip
         out.print(_table(done))
@@ -170,6 +177,6 @@ def _table(done: Precomputed) -> Table:
             place, ", ".join(sorted({m.device for m in mine})), str(len(mine)),
             f"{sum(m.shard.count for m in mine):,}",
             _span(sum(a.timing.wait_s + a.timing.cold_s + a.timing.transfer_s for a in tries)),
-            _span(sum(a.timing.compute_s for a in tries)), dollars(NanoUSD(sum(a.cost.amount for a in tries))), told,
+            _span(sum(a.timing.compute_s for a in tries)), dollars(cost_of(tries).amount), told,
         )  # fmt: skip
     return table

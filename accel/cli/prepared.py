@@ -1,4 +1,4 @@
-"""The options of ``precompute | setup | doctor | offers``. What they do is in the modules that they import."""
+"""The options of ``precompute | setup``. What they do is in the modules that they import."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def precompute(
 ) -> None:  # fmt: skip
     """Embed and index a corpus in the batch lane, in shards, over several providers at once.
 
-    By itself it uses everything that is free, this machine among it, and what is paid only where that is
-    worth it by your settings. Whatever interrupts it, the same command goes on from there. Afterwards
-    `accel query --corpus` needs to embed only the question.
+    By itself it uses everything that is free, this machine among it; what is paid only where nothing else is
+    free and your settings find it worth it. Whatever interrupts it, the same command goes on from there.
+    Afterwards `accel query --corpus` needs to embed only the question.
     """
     from accel.cli.precomputing import run_precompute
 

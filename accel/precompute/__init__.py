@@ -3,8 +3,9 @@
 ``shards`` cuts it, ``places`` says who takes part, ``driver`` carries it to its end.
 """
 
-from accel.precompute.driver import Made, Precomputed, Told, precompute
+from accel.precompute.driver import precompute
 from accel.precompute.places import Place, Plan, plan
+from accel.precompute.results import Made, Precomputed, Told
 from accel.precompute.shards import SHARD, Shard, cut, is_shard
 
 __all__ = [

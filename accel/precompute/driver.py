@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from accel.core.attempt import Attempt
 from accel.core.errors import AccelError, BadOutput, EveryAttemptFailed, ProviderError
-from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.offer import Offer
 from accel.core.task import Spec, Task
 from accel.fleet.jobs import Event, Finished
@@ -26,6 +24,7 @@ from accel.index.vectors import F32
 from accel.ledger import JobStep, jobs
 from accel.precompute.places import LOCAL, Place, Plan, paced
 from accel.precompute.queue import STRIKES, Queue, Work
+from accel.precompute.results import Made, Precomputed, Told, cost_of
 from accel.precompute.shards import Shard, bundle_of, sample, task_of, vectors_of
 from accel.stages.agreement import agreement
 from accel.stages.embed import Encoder, load_encoder
@@ -38,54 +37,6 @@ LONGEST_PAUSE_S = 60.0
 BUSY = frozenset({"NoCapacity", "RateLimited", "OfferTaken"})
 # errors after which the same place would say the same of the next shard
 OUT = frozenset({"QuotaExhausted", "Unauthorised", "OverBudget", "TooManyLaunches"})
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Progress. done, total: passages. left_s: what the rest will take, None while nobody can tell. cost: so
-    far. where: shards under way by place. line: what just happened, for people."""
-
-    done: int
-    total: int
-    left_s: float | None
-    cost: Cost
-    where: dict[str, int]
-    line: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """One finished shard: where, on what device, the lowest cosine with this machine (None: made here), and
-    every attempt. again: it was made by an earlier call."""
-
-    shard: Shard
-    job_id: str
-    where: str
-    device: str
-    cosine: float | None
-    attempts: tuple[Attempt, ...]
-    again: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Precomputed:
-    """vectors: float32 (n, d), rows in the texts' order. seconds: of this call. left: places that were given
-    up, and why."""
-
-    vectors: F32
-    made: tuple[Made, ...]
-    seconds: float
-    left: dict[str, str]
-
-    @property
-    def cost(self) -> Cost:
-        """Of every attempt, those of earlier calls and failed ones too."""
-        return _cost([a for m in self.made for a in m.attempts])
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """What it was made on: of more than one kind, the last bits are not those of either alone."""
-        return tuple(sorted({m.device for m in self.made}))
 
 
 async def precompute(
@@ -118,6 +69,7 @@ class _Run:
         self._checking = asyncio.Lock()
         self._fresh, self._began = 0, 0.0  # passages made by this call, and since when
         self._refusals: dict[str, str] = {}
+        self._longest_s: dict[str, float] = {}  # of a session, as the place counts it
 
     async def run(self) -> Precomputed:
         """See ``precompute``."""
@@ -127,7 +79,8 @@ class _Run:
         self._queue = Queue(self._places, waiting)
         if waiting:
             self._wheel = await self._accelerator.runtime.offload(pack_wheel)
-            self._say(f"{len(self._made)} of {len(self._shards)} shards are here already")
+            there = len(self._made)
+            self._say(f"{there} of {len(self._shards)} shards are here already" if there else "")
         workers = [p for p in self._places.values() for _ in range(p.sessions)]
         # what is under way at a place that takes nothing new is carried to its end all the same
         begun = Counter(w.at for w in waiting if w.at and w.at not in self._places)
@@ -193,7 +146,8 @@ class _Run:
         offer = next(a for a in answers if isinstance(a, Offer) and a.provider == place.name)
         timing = route.ranked[0].estimate.timing
         begun = self._queue.running[place.name] - 1
-        return paced(offer, place, begun, timing.cold_s + timing.compute_s), None
+        each_s = max(self._longest_s.get(place.name, 0.0), timing.cold_s + timing.compute_s)
+        return paced(offer, place, begun, each_s), None
 
     async def _try(self, work: Work, place: Place) -> tuple[bool, float]:
         """Make one shard at one place: whether it is made, and seconds to pause before the place goes on."""
@@ -207,7 +161,9 @@ class _Run:
             finished = await self._accelerator.finish(job_id, lambda event: self._event(label, event))
             await self._keep(work, place.name, finished)
         except (EveryAttemptFailed, BadOutput) as failure:
-            work.attempts += self._accelerator.ledger.attempts(job_id)
+            tries = self._accelerator.ledger.attempts(job_id)
+            self._note(place.name, tries)
+            work.attempts += tries
             work.number, work.at = work.number + 1, ""
             return False, self._failed(work, place.name, label, failure)
         except AccelError as busy:
@@ -217,6 +173,7 @@ class _Run:
             self._say(f"{label}: {busy}")
             return False, self._pause_s
         self._queue.succeeded(place.name)
+        self._note(place.name, finished.attempts)
         self._fresh += work.shard.count
         took = finished.attempts[-1].timing
         waited_s = took.wait_s + took.cold_s + took.transfer_s
@@ -240,6 +197,9 @@ class _Run:
         elif strikes >= STRIKES:
             self._leave(place, f"{strikes} failures in a row, the last: {why}")
         return 0.0
+
+    def _note(self, place: str, tries: Sequence[Attempt]) -> None:
+        self._longest_s[place] = max(self._longest_s.get(place, 0.0), *(a.used_s for a in tries), 0.0)
 
     def _leave(self, place: str, why: str) -> None:
         if self._queue.leave(place, why):
@@ -288,7 +248,7 @@ class _Run:
         attempts = [a for m, _ in self._made.values() for a in m.attempts]
         attempts += [a for w in self._queue.waiting for a in w.attempts]
         where = {name: n for name, n in self._queue.running.items() if n}
-        self._tell(Told(done, len(self._texts), self._left_s(done), _cost(attempts), where, line))
+        self._tell(Told(done, len(self._texts), self._left_s(done), cost_of(attempts), where, line))
 
     def _left_s(self, done: int) -> float | None:
         """By what this call measured; until a shard is done, by what the places are expected to do."""
@@ -307,10 +267,3 @@ class _Run:
             f"nowhere{f' ({left})' if left else ''}; the same command goes on from there"
         )
         return EveryAttemptFailed(told, tuple(a for w in self._queue.waiting for a in w.attempts))
-
-
-def _cost(attempts: Sequence[Attempt]) -> Cost:
-    """Of all; billed only if every one was."""
-    paid = [a.cost for a in attempts if a.cost.amount]
-    billed = bool(paid) and all(c.basis is Basis.BILLED for c in paid)
-    return Cost(NanoUSD(sum(c.amount for c in paid)), Basis.BILLED if billed else Basis.ESTIMATED)

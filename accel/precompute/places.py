@@ -1,8 +1,9 @@
 """Who takes part. Guarantee: nobody's free hours are used up, and nothing is paid for unasked.
 
 By itself a corpus goes to everything that is free, this machine among it; to what bills by the second only
-where the router scores it better than this machine, which needs a budget. Named providers are used as named,
-and no others. What the terms forbid is left out, or refused when it was named.
+where nothing free but this machine is to be had, and the router scores it better than this machine, which
+needs a budget. Named providers are used as named, and no others. What the terms forbid is left out, or
+refused when it was named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from accel.core.attempt import Refusal, Scored
 from accel.core.errors import UsageError
 from accel.core.money import dollars
 from accel.core.offer import Billing, Offer, Unfit
-from accel.core.task import Task
+from accel.core.task import Need, Task
 from accel.gpu_accelerator import GPUAccelerator
 from accel.providers import terms
 
@@ -48,6 +49,16 @@ class Plan:
     left_out: tuple[Refusal, ...] = ()
 
 
+def permitted(accelerator: GPUAccelerator, need: Need, named: Sequence[str]) -> None:
+    """See that who is named is there, and may do it. Raises UsageError, TermsError."""
+    for name in named:
+        if name not in accelerator.board.providers:
+            have = ", ".join(sorted(accelerator.board.providers))
+            raise UsageError(f"there is no provider {name!r} here.", hint=f"There are: {have}.")
+        if refusal := terms.check(name, need, accelerator.preference.accepted):
+            raise refusal
+
+
 async def plan(
     accelerator: GPUAccelerator, task: Task, *, named: Sequence[str] = (), keep_s: float | None = None
 ) -> Plan:
@@ -56,12 +67,7 @@ async def plan(
 
     Raises UsageError for a name that is not there or cannot be used, TermsError for what its terms forbid.
     """
-    for name in named:
-        if name not in accelerator.board.providers:
-            have = ", ".join(sorted(accelerator.board.providers))
-            raise UsageError(f"there is no provider {name!r} here.", hint=f"There are: {have}.")
-        if refusal := terms.check(name, task.need, accelerator.preference.accepted):
-            raise refusal
+    permitted(accelerator, task.need, named)
     answers, route = await accelerator.preview(task)
     mendable = {a.provider for a in answers if isinstance(a, Unfit) and a.mendable}
     for refused in route.refused:
@@ -73,17 +79,21 @@ async def plan(
     places: list[Place] = []
     out = list(route.refused)
     here = next((s.score for s in route.ranked if s.offer.provider == LOCAL), None)
+    gift = any(s.offer.billing is not Billing.SECONDS and s.offer.provider != LOCAL for s in route.ranked)
     for scored in route.ranked:
         offer = scored.offer
         if any(p.name == offer.provider for p in places):
             continue  # the better of its offers stands there already
         if named and offer.provider not in named:
             out.append(Refusal(offer.provider, "not named"))
-        elif named or offer.billing is not Billing.SECONDS or (here is not None and scored.score < here):
+            continue
+        worth = not gift and here is not None and scored.score < here
+        if named or offer.billing is not Billing.SECONDS or worth:
             places.append(_place(scored, keep_s))
         else:
             cost = dollars(scored.estimate.cost.amount)
-            why = f"it costs {cost} a shard, which the time won is not worth; name it with --to"
+            because = "others are free" if gift else "the time won is not worth it"
+            why = f"it costs about {cost} a shard, and {because}; --to names it"
             out.append(Refusal(offer.provider, why))
     chosen = tuple(places)
     if not chosen:
