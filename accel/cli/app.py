@@ -108,6 +108,7 @@ def push(
 app.command("precompute", short_help="embed a corpus in the batch lane, bring its index home")(
     prepared.precompute
 )
+app.command("setup", short_help="account, key, terms, a smallest test of a provider")(prepared.setup)
 
 
 @app.command(short_help="what each provider would give now, and at what price")

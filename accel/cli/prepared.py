@@ -46,3 +46,20 @@ def precompute(
         urls=sandbox_url or (), full=full, shard=shard_size, keep_hours=keep_hours, public=public,
         as_json=json,
     )  # fmt: skip
+
+
+def setup(
+    provider: Annotated[str, typer.Argument(help="kaggle, runpod, vast, modal or local.")],
+    test: Annotated[bool, typer.Option("--test", help="Run the smallest job there.")] = False,
+    limit: Annotated[
+        float | None, typer.Option(help="Dollars that the test may cost, where it costs any.")
+    ] = None,
+    sandbox: Sandbox = False, json: Json = False,
+) -> None:  # fmt: skip
+    """Walk through account, key, terms and a smallest test of one provider; what is done is ticked.
+
+    At a terminal it asks for what is missing; elsewhere it prints it. Exit code 1 while something is left.
+    """
+    from accel.cli.setting_up import run_setup
+
+    run_setup(provider, sandbox=sandbox, test=test, limit=limit, as_json=json)

@@ -29,7 +29,7 @@ SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 @contextlib.contextmanager
 def open_pushing(
     asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None,
-    adopt: bool = True, prefer: bool = True,
+    adopt: bool = True, prefer: bool = True, patience: Patience | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose.
 
@@ -44,7 +44,9 @@ def open_pushing(
                     f"there is no key for {name}.",
                     hint=f"Set {keys.VARIABLES[name]}, or rehearse with --sandbox.",
                 )
-        with open_session(asked=asked if prefer else (), home=root, adopt=adopt) as session:
+        with open_session(
+            asked=asked if prefer else (), home=root, adopt=adopt, patience=patience or Patience()
+        ) as session:
             yield session
         return
     wanted = () if urls else clouds.asked(asked)
@@ -52,7 +54,7 @@ def open_pushing(
         clouds.running(wanted, root) as access,
         open_session(
             Realm.SANDBOX, asked=asked if prefer else (), home=root, access=access | clouds.at(urls),
-            patience=SANDBOX_PATIENCE, adopt=adopt,
+            patience=patience or SANDBOX_PATIENCE, adopt=adopt,
         ) as session,  # fmt: skip
     ):
         yield session
@@ -72,15 +74,19 @@ def push_benchmark(
 
 
 def run_benchmark(
-    session: Session, to: str, *, passages: int, repetitions: int
+    session: Session, to: str, *, passages: int, repetitions: int, fallback: bool = True
 ) -> tuple[Finished, list[Row]]:
-    """Submit the embedding benchmark and carry it to its end; its rows go to the ledger."""
+    """Submit the embedding benchmark and carry it to its end; its rows go to the ledger.
+
+    fallback: this machine is the last resort.
+    """
     from accel.experiments.embed_benchmark import benchmark_texts, prepare, rows_of
     from accel.stages.embed import default_spec
 
+    only = () if to == "auto" else (to, "local") if fallback else (to,)
     task, bundle = prepare(
-        benchmark_texts(passages), default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions,
-        only=() if to == "auto" else (to, "local"), runtime=session.accelerator.runtime,
+        benchmark_texts(passages), default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions, only=only,
+        runtime=session.accelerator.runtime,
     )  # fmt: skip
     finished = session.push(task, bundle, on_event=_tell)
     rows = rows_of(finished, session.accelerator.realm)

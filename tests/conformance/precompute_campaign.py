@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import signal
@@ -34,11 +35,15 @@ HANGS = "import time\n\ndef main(*args, **options):\n    time.sleep(3600)\n"
 
 def make_corpus(folder: Path, n: int, words: int) -> Path:
     """``n`` distinct passages in one JSON Lines file."""
-    from accel.corpus.docstrings import docstring_passages
+    from accel.corpus.docstrings import docstring_passages, library_passages
+    from accel.corpus.libraries import standard_library
 
     folder.mkdir(parents=True)
     seen: set[str] = set()
-    every = (p for full in (False, True) for p in docstring_passages(full=full))  # the second takes minutes
+    # the standard library's come one by one; all of the packages' take minutes
+    every = itertools.chain(
+        library_passages(standard_library()), (p for _ in "1" for p in docstring_passages(full=True))
+    )
     with (folder / "passages.jsonl").open("w") as file:
         for passage in every:
             text = " ".join(passage.text.split()[:words])
