@@ -1,4 +1,4 @@
-"""The options of ``precompute | setup``. What they do is in the modules that they import."""
+"""The options of ``precompute | setup | offers | doctor``. What they do is in what they import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from accel.cli.options import Full, Json, Sandbox
+from accel.cli.options import Full, Json, Provider, Sandbox
 
 
 def precompute(
@@ -63,3 +63,45 @@ def setup(
     from accel.cli.setting_up import run_setup
 
     run_setup(provider, sandbox=sandbox, test=test, limit=limit, as_json=json)
+
+
+def offers(
+    stage: Annotated[str, typer.Option(help="embed, search, rerank or answer.")] = "embed",
+    lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
+    items: Annotated[int, typer.Option(min=1, help="Texts to compute.")] = 1000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 128,
+    within: Annotated[
+        float | None, typer.Option(help="Deadline, seconds: who would be late is unfit.")
+    ] = None,
+    provider: Provider = None, sandbox: Sandbox = False, json: Json = False,
+) -> None:  # fmt: skip
+    """What every provider would give now for a task: price, quota, seconds, cost, or why nothing."""
+    from accel.cli.inspecting import show_offers
+
+    show_offers(
+        stage, lane, items=items, tokens=tokens, within=within, asked=tuple(provider or ()), sandbox=sandbox,
+        as_json=json,
+    )  # fmt: skip
+
+
+def doctor(
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Find troubles in the ledger: all local, too dear, too slow.")
+    ] = False,
+    since: Annotated[str, typer.Option(help="With --diagnose, how far back: 24h, 7d, 4w.")] = "7d",
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="With --diagnose: look in the sandbox ledger.")
+    ] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Check this machine, the model, the keys and every provider, and say how to mend each finding.
+
+    With --diagnose: whether everything falls back to this machine, costs are above the budget, or questions
+    take more than 5 seconds; where that comes from, and what mends it. Exit code 1 when something is found.
+    """
+    from accel.cli.doctoring import show_diagnosis, show_doctor
+
+    if diagnose:
+        show_diagnosis(since, sandbox=sandbox, as_json=json)
+    else:
+        show_doctor(as_json=json)
