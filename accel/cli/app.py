@@ -263,6 +263,8 @@ def main() -> None:
     with _one_line_errors():
         try:
             code = app(prog_name="accel", standalone_mode=False)
+        except typer.Abort:  # Ctrl-C, or no more input, at a question
+            raise KeyboardInterrupt from None
         except Exception as wrong:
             # typer carries its own copy of click, whose usage errors have this method
             told = getattr(wrong, "format_message", None)

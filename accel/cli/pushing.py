@@ -74,7 +74,8 @@ def push_benchmark(
 
 
 def run_benchmark(
-    session: Session, to: str, *, passages: int, repetitions: int, fallback: bool = True
+    session: Session, to: str, *, passages: int, repetitions: int, batches: Sequence[int] = (1, 8, 32),
+    fallback: bool = True,
 ) -> tuple[Finished, list[Row]]:
     """Submit the embedding benchmark and carry it to its end; its rows go to the ledger.
 
@@ -85,7 +86,7 @@ def run_benchmark(
 
     only = () if to == "auto" else (to, "local") if fallback else (to,)
     task, bundle = prepare(
-        benchmark_texts(passages), default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions, only=only,
+        benchmark_texts(passages), default_spec(), batch_sizes=batches, repetitions=repetitions, only=only,
         runtime=session.accelerator.runtime,
     )  # fmt: skip
     finished = session.push(task, bundle, on_event=_tell)

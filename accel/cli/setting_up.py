@@ -9,7 +9,7 @@ and where seconds cost money only with a limit, which is what is reserved for it
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ def run_setup(
         told = f"there is no provider {name!r} to set up.{more}"
         raise UsageError(told, hint=f"There are: {', '.join(known)}.")
     steps = steps_of(name, sandbox=sandbox)
-    if not as_json and (asking if asking is not None else sys.stdin.isatty() and sys.stdout.isatty()):
+    if not as_json and (at_a_terminal() if asking is None else asking):
         for step in [s for s in steps if s.ask and s.done is not True]:
             _ask(name, step)
         steps = steps_of(name, sandbox=sandbox)
@@ -81,6 +81,11 @@ def run_setup(
         _show(name, steps, realm)
     if left:
         raise typer.Exit(1)
+
+
+def at_a_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def steps_of(name: str, *, sandbox: bool) -> list[Step]:
@@ -212,7 +217,7 @@ def _tested(name: str, realm: Realm) -> str:
     return str(found[0][0] or "")
 
 
-def _ask(name: str, step: Step, prompt: Callable[..., str] = typer.prompt) -> None:
+def _ask(name: str, step: Step) -> None:
     """Ask for what one step needs, and write it down. Empty answers leave it as it is."""
     out = terminal.console()
     out.print(Text(f"{step.what}: {step.remark}", style="bold"))
@@ -221,11 +226,10 @@ def _ask(name: str, step: Step, prompt: Callable[..., str] = typer.prompt) -> No
     if step.ask == "key":
         given = {}
         for variable in account(name).variables:
-            value = prompt(f"  {variable} (not shown; Enter skips)", default="", hide_input=True,
-                           show_default=False).strip()  # fmt: skip
-            if not value:
+            label = f"  {variable} (not shown; Enter skips)"
+            given[variable] = typer.prompt(label, default="", hide_input=True, show_default=False).strip()
+            if not given[variable]:
                 return
-            given[variable] = value
         read: Any = keys.READERS[name]
         read(lambda variable: given.get(variable, ""))  # raises, before anything is written
         for variable, value in given.items():
@@ -236,7 +240,8 @@ def _ask(name: str, step: Step, prompt: Callable[..., str] = typer.prompt) -> No
         path = change("", "accepted_terms", [*have, f"{name}/{step.what}"])
         out.print(f"  noted in {path}")
     elif step.ask == "money":
-        value = prompt("  dollars a month, over all providers (Enter skips)", default="", show_default=False)
+        label = "  dollars a month, over all providers (Enter skips)"
+        value = typer.prompt(label, default="", show_default=False)
         if value.strip():
             path = change("budget", "month", _dollars(value))
             out.print(f"  noted in {path}")
@@ -271,7 +276,7 @@ def _test(name: str, *, sandbox: bool, limit: float | None, steps: Sequence[Step
                              hint=f"Set --limit to that or more, not {limit}.")  # fmt: skip
         patience = replace(patience, lifetime_s=min(patience.lifetime_s, allowed_s))
     with open_pushing((name,), sandbox=sandbox, patience=patience) as session:
-        finished, _ = run_benchmark(session, name, passages=1, repetitions=1, fallback=False)
+        finished, _ = run_benchmark(session, name, passages=1, repetitions=1, batches=(1,), fallback=False)
     (done,) = [a for a in finished.attempts if a.outcome == "ok"]
     cost = f"{dollars(done.cost.amount)} ({done.cost.basis})"
     terminal.say(f"the smallest test ran on {done.provider}, for {cost}")

@@ -192,20 +192,20 @@ def costs_too_much(e: Evidence) -> Trouble:
     n = e.counted.spend.settled.n
     if not limits:
         return Trouble(name, None, n, "no budget is set, and without one nothing is paid for")
-    told = []
+    told, wrong = [], bool(refusals)
     for m in limits:
         a, wanted = m.account, m.account.wanted or 0
-        label = f"{a.provider or 'all'}, {a.period}: {dollars(NanoUSD(a.used))} of {dollars(NanoUSD(wanted))}"
+        line = f"{a.provider or 'all'}, {a.period}: {dollars(NanoUSD(a.used))} of {dollars(NanoUSD(wanted))}"
         if a.used + a.held > wanted or (a.used and a.used >= wanted):
-            told.append(label)
+            wrong = True
         elif m.projected is not None and m.projected > wanted and not m.warning:
-            told.append(f"{label}, {dollars(NanoUSD(m.projected))} at its end if it goes on like this")
+            wrong = True
+            line += f", {dollars(NanoUSD(m.projected))} at its end if it goes on like this"
+        told.append(line)
     if refusals:
         told.append(f"{refusals} times something was not begun because a limit had no room")
-    if not told:
-        return Trouble(name, False, n, "; ".join(
-            f"{m.account.provider or 'all'}, {m.account.period}: {dollars(NanoUSD(m.account.used))} of "
-            f"{dollars(NanoUSD(m.account.wanted or 0))}" for m in limits))  # fmt: skip
+    if not wrong:
+        return Trouble(name, False, n, "; ".join(told))
     bottleneck, ways = _dearest(e)
     ways += (
         Remedy("accel precompute", "do the heavy part once, on free hours, in the batch lane"),
