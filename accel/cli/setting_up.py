@@ -159,7 +159,7 @@ def _terms_steps(how: Account) -> Iterator[Step]:
         elif term.key in accepted:
             yield Step(2, term.use, True, "you accepted it")
         else:
-            line = f'accepted_terms = ["{term.key}"] in {config.settings_file()}'
+            line = f'accepted_terms = ["{term.key}"] in your settings'
             yield Step(2, term.use, None, f"only if you accept it: {clause}", line, "terms")
     for (allowed, clause), uses in told.items():
         yield Step(2, "allowed" if allowed else "forbidden", None, f"{', '.join(uses)}: {clause}")
@@ -182,7 +182,7 @@ def _money_steps(how: Account, realm: Realm) -> Iterator[Step]:
         remark = f"at most {dollars(min(caps))} by your limits"
     elif prepaid:
         remark = f"{dollars(prepaid)} of credit"
-    line = f"month = 10 under [budget] in {config.settings_file()}"
+    line = "month = 10 under [budget] in your settings"
     yield Step(2, "budget", has, remark, "" if has else line, "" if has else "money")
     if how.credit:
         yield Step(2, "credit", None, "its account must hold some", how.credit)
@@ -190,8 +190,7 @@ def _money_steps(how: Account, realm: Realm) -> Iterator[Step]:
 
 def _test_steps(how: Account, answer: Offer | Unfit | str | None, realm: Realm) -> Iterator[Step]:
     if how.provider in config.load_settings().disabled:
-        yield Step(3, "enabled", False, "your settings disable it", f"take it out of disabled in "
-                   f"{config.settings_file()}")  # fmt: skip
+        yield Step(3, "enabled", False, "it is disabled", "take it out of disabled in your settings")
     if isinstance(answer, Offer):
         left = "" if answer.quota_left_s is None else f", {answer.quota_left_s / 3600:.1f} GPU hours left"
         rate = "free" if answer.rate.free else f"{dollars(answer.rate.nano_per_hour)} an hour"
@@ -293,4 +292,6 @@ def _show(name: str, steps: Sequence[Step], realm: Realm) -> None:
             if step.done is not True and step.mend:
                 out.print(Text(f"   {step.what}: {step.mend}", style="cyan"), soft_wrap=True)
     left = [s.what for s in steps if s.done is False]
+    if any("your settings" in s.mend for s in steps):
+        out.print(Text(f"\nyour settings: {config.settings_file()}", style="dim"), soft_wrap=True)
     out.print(Text(f"\nleft to do: {', '.join(left)}" if left else f"\n{name} is ready.", style="bold"))

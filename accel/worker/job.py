@@ -38,7 +38,7 @@ def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
     folder = out or Path.cwd()
     parsed: dict[str, Any] = json.loads(job)
     task_id = str(parsed.get("task_id", ""))
-    _end_by(float(parsed.get("lifetime_s", 3600)), folder, task_id)
+    end = _end_by(float(parsed.get("lifetime_s", 3600)), folder, task_id)
     try:
         output = run(parsed, Envelope.from_bytes(inputs), say=_say)
         env = dataclasses.asdict(provenance(datetime.now(UTC)))
@@ -50,16 +50,18 @@ def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
         print(f"accel: the job failed: {line}", file=sys.stderr)  # noqa: T201 - the job's log
         write_failure(folder, task_id, line)
         return 1
+    finally:
+        end.cancel()  # it must not end whoever called this, once there is a result
     return 0
 
 
 def run(job: dict[str, Any], inputs: Envelope, say: Callable[[str], None]) -> Envelope:
     """Do ``job["kind"]``: "embed" or "embed_benchmark". Raises ValueError for another."""
-    kind, spec = job.get("kind"), Spec.from_fields(job["spec"])
-    if kind == "embed":
+    if job.get("kind") not in ("embed", "embed_benchmark"):
+        raise ValueError(f"this version of accel knows no job kind {job.get('kind')!r}")
+    spec = Spec.from_fields(job["spec"])
+    if job["kind"] == "embed":
         return embed(spec, inputs, say)
-    if kind != "embed_benchmark":
-        raise ValueError(f"this version of accel knows no job kind {kind!r}")
     return embed_benchmark(spec, inputs, job["batch_sizes"], int(job["repetitions"]), say)
 
 
@@ -158,7 +160,7 @@ def every_device() -> list[str]:
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def _end_by(lifetime_s: float, folder: Path, task_id: str) -> None:
+def _end_by(lifetime_s: float, folder: Path, task_id: str) -> threading.Timer:
     """A hard end, whatever the main thread is stuck in: nothing of ours outlives its lifetime."""
 
     def end() -> None:
@@ -168,6 +170,7 @@ def _end_by(lifetime_s: float, folder: Path, task_id: str) -> None:
     timer = threading.Timer(lifetime_s, end)
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _say(line: str) -> None:
