@@ -1,4 +1,4 @@
-"""The options of ``precompute | setup | offers | doctor``. What they do is in what they import."""
+"""The commands ``precompute | setup | offers | doctor``. Guarantee: none of them rents anything unasked."""
 
 from __future__ import annotations
 
