@@ -18,9 +18,12 @@ import numpy as np
 from accel.core.errors import EveryAttemptFailed
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task, content_hash
 from accel.gpu_accelerator import GPUAccelerator
+from accel.stages.embed import BLOCK
 from accel.wire import Envelope, pack_texts
 
-SLICE = 128  # texts of one task: between two writes to the cache, and so what an interrupt can lose
+# Texts of one task: between two writes to the cache, and so what an interrupt can lose. Nothing of a slice
+# being in the cache, its vectors are those of a block of ``accel precompute``, bit for bit.
+SLICE = BLOCK
 
 
 @dataclass(frozen=True, slots=True)

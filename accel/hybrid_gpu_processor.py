@@ -263,14 +263,20 @@ async def build_index(
     is not embedded again, whatever interrupts this. Raises CorpusError for an empty corpus.
     """
     wanted = spec or default_spec()
-    try:
-        index = await accelerator.runtime.offload(HybridIndex.open, folder, wanted)
-        held = [p.hash for p in index.passages(range(len(index)))]
-        if held == [p.hash for p in passages]:
-            progress(len(passages), len(passages))
-            return index
-    except IndexError_:
-        pass  # none there, or not of these: it is made below
+    index = await accelerator.runtime.offload(index_of, folder, passages, wanted)
+    if index is not None:
+        progress(len(passages), len(passages))
+        return index
     texts = [p.content for p in passages]
     made = await embed_texts(accelerator, wanted, texts, over=over, progress=progress)
     return await accelerator.runtime.offload(HybridIndex.build, folder, passages, made.vectors, wanted)
+
+
+def index_of(folder: Path, passages: Sequence[Passage], spec: Spec) -> HybridIndex | None:
+    """The index in ``folder``, if it holds just these passages under this Spec."""
+    try:
+        index = HybridIndex.open(folder, spec)
+        held = [p.hash for p in index.passages(range(len(index)))]
+    except IndexError_:
+        return None  # none there, damaged, or of another Spec
+    return index if held == [p.hash for p in passages] else None

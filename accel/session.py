@@ -26,14 +26,17 @@ from accel.core.attempt import Result, Route
 from accel.core.errors import CorpusError, IndexError_
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.passage import Passage, Progress
-from accel.core.task import Complexity, Need, Task, content_hash
+from accel.core.task import Complexity, Lane, Need, Task, content_hash
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.fleet.reap import Finding
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator
-from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index
+from accel.hybrid_gpu_processor import Answer, HybridGPUProcessor, build_index, index_of
 from accel.index.store import HybridIndex
 from accel.keys import Access
+from accel.precompute import SHARD, Plan, Precomputed, Shard, Told, cut, plan, precompute
+from accel.precompute.places import permitted
+from accel.precompute.shards import task_of
 from accel.stages.answer import Answered
 from accel.stages.embed import default_spec
 from accel.wire import Envelope
@@ -110,17 +113,86 @@ async def open_index(
     """The index of ``corpus``: opened when it was made of just this, else read, embedded and built."""
     folder, offload = index_folder(home, corpus, full), accelerator.runtime.offload
     made_of = await offload(lambda: fingerprint(corpus, full=full))
-    note = folder.with_name(folder.name + ".json")
+    index = await offload(_kept, folder, made_of)
+    if index is None:
+        passages = await offload(lambda: read_corpus(corpus, full=full, hooks=hooks))
+        index = await build_index(accelerator, folder, passages, progress=hooks.embedding)
+        _keep(folder, made_of, index)
+    return index
+
+
+def _kept(folder: Path, made_of: str) -> HybridIndex | None:
+    """The index in ``folder``, if it is whole and was made of just this."""
     try:
-        index = await offload(HybridIndex.open, folder, default_spec())
-        if json.loads(note.read_text()) == {"made_of": made_of, "index": index.id}:
+        index = HybridIndex.open(folder, default_spec())
+        if json.loads(_note(folder).read_text()) == {"made_of": made_of, "index": index.id}:
             return index
     except (IndexError_, OSError, ValueError):
-        pass  # none, damaged, or of something else: it is made below
+        pass  # none, damaged, or of something else
+    return None
+
+
+def _keep(folder: Path, made_of: str, index: HybridIndex) -> None:
+    _note(folder).write_text(json.dumps({"made_of": made_of, "index": index.id}))
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How a corpus is to be precomputed. named: the only providers to use; none: see ``precompute.places``.
+
+    shard: passages of one job. keep_s: free GPU seconds to leave at each provider with a quota; None: a
+    share. private: the texts are not the person's own to publish. lifetime_s, pause_s: see
+    ``precompute.precompute``. planned: is told who takes part, before anything begins.
+    """
+
+    named: tuple[str, ...] = ()
+    shard: int = SHARD
+    keep_s: float | None = None
+    private: bool = True
+    lifetime_s: float = 1800.0
+    pause_s: float = 30.0
+    planned: Callable[[Plan, tuple[Shard, ...]], None] = lambda plan, shards: None
+    tell: Callable[[Told], None] = lambda told: None
+
+
+async def precompute_index(
+    accelerator: GPUAccelerator, corpus: Path | None, *, full: bool, home: Path, hooks: Hooks, batch: Batch
+) -> tuple[HybridIndex, Precomputed | None]:
+    """Embed ``corpus`` in the batch lane and bring its index home, where ``open_index`` finds it.
+
+    With the index what was done for it; None when it was there already. Raises as ``precompute`` and
+    ``plan`` do, CorpusError.
+    """
+    folder, offload, spec = index_folder(home, corpus, full), accelerator.runtime.offload, default_spec()
+    need = Need(spec.stage, Lane.BATCH, spec.numerics, private_data=batch.private)
+    permitted(accelerator, need, batch.named)  # before a large corpus is read
+    made_of = await offload(lambda: fingerprint(corpus, full=full))
+    index = await offload(_kept, folder, made_of)
+    if index is not None:
+        return index, None
     passages = await offload(lambda: read_corpus(corpus, full=full, hooks=hooks))
-    index = await build_index(accelerator, folder, passages, progress=hooks.embedding)
-    note.write_text(json.dumps({"made_of": made_of, "index": index.id}))
-    return index
+    index = await offload(index_of, folder, passages, spec)
+    done = None
+    if index is None:
+        texts = [p.content for p in passages]
+        shards = await offload(cut, spec, texts, batch.shard)
+        if not shards:
+            raise CorpusError("nothing to index: the corpus is empty.")
+        first = texts[: shards[0].count]
+        task = task_of(shards[0], spec, first, "plan", only=frozenset(), private=batch.private)
+        chosen = await plan(accelerator, task, named=batch.named, keep_s=batch.keep_s)
+        batch.planned(chosen, shards)
+        done = await precompute(
+            accelerator, spec, texts, shards, chosen, private=batch.private, lifetime_s=batch.lifetime_s,
+            pause_s=batch.pause_s, tell=batch.tell,
+        )  # fmt: skip
+        index = await offload(HybridIndex.build, folder, passages, done.vectors, spec)
+    _keep(folder, made_of, index)
+    return index, done
 
 
 @contextlib.asynccontextmanager
@@ -188,6 +260,16 @@ class Session:
     def resume(self, job_id: str, on_event: Callable[[Event], None] = lambda _: None) -> Finished:
         """Carry on a job that an interrupt or a crash left on its way."""
         return self.call(lambda: self.accelerator.finish(job_id, on_event))
+
+    def precompute(
+        self, corpus: Path | None = None, *, home: Path, full: bool = False, hooks: Hooks = Hooks(),
+        batch: Batch = Batch(),
+    ) -> tuple[HybridIndex, Precomputed | None]:  # fmt: skip
+        """Embed a corpus in the batch lane and bring its index home; see ``precompute_index``."""
+        made = lambda: precompute_index(  # noqa: E731
+            self.accelerator, corpus, full=full, home=home, hooks=hooks, batch=batch
+        )
+        return self.call(made)  # type: ignore[no-any-return]
 
     def reap(self, *, act: bool = False, others: bool = False) -> tuple[Finding, ...]:
         """What nobody works with any more; ``act`` ends it."""

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from accel import __version__
-from accel.cli import rented
+from accel.cli import prepared, rented
 from accel.cli.options import Corpus, Full, Json, Provider, Sandbox
 from accel.core.errors import AccelError, EveryAttemptFailed, QueryError, UsageError
 from accel.core.offer import Realm
@@ -105,28 +105,14 @@ def push(
         )  # fmt: skip
 
 
-@app.command(short_help="what each provider would give now, and at what price")
-def offers(
-    stage: Annotated[str, typer.Option(help="embed, search, rerank or answer.")] = "embed",
-    lane: Annotated[str, typer.Option(help="live or batch.")] = "batch",
-    items: Annotated[int, typer.Option(min=1, help="Texts to compute.")] = 1000,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 128,
-    provider: Provider = None, sandbox: Sandbox = False, json: Json = False,
-) -> None:  # fmt: skip
-    """What every provider would give now for a task: price, quota, seconds, cost, or why nothing."""
-    from accel.cli.inspecting import show_offers
-
-    show_offers(
-        stage, lane, items=items, tokens=tokens, asked=tuple(provider or ()), sandbox=sandbox, as_json=json
-    )
+app.command("precompute", short_help="embed a corpus in the batch lane, bring its index home")(
+    prepared.precompute
+)
+app.command("setup", short_help="account, key, terms, a smallest test of a provider")(prepared.setup)
 
 
-@app.command(short_help="check machine, model, keys, providers; how to mend it")
-def doctor(json: Json = False) -> None:
-    """Check this machine, the model, the keys and every provider, and say how to mend each finding."""
-    from accel.cli.inspecting import show_doctor
-
-    show_doctor(as_json=json)
+app.command("offers", short_help="what each provider would give now, and at what price")(prepared.offers)
+app.command("doctor", short_help="check all and how to mend it; --diagnose finds troubles")(prepared.doctor)
 
 
 @app.command(short_help="why it went where it went; --replay ranks it again")
@@ -277,6 +263,8 @@ def main() -> None:
     with _one_line_errors():
         try:
             code = app(prog_name="accel", standalone_mode=False)
+        except typer.Abort:  # Ctrl-C, or no more input, at a question
+            raise KeyboardInterrupt from None
         except Exception as wrong:
             # typer carries its own copy of click, whose usage errors have this method
             told = getattr(wrong, "format_message", None)

@@ -1,150 +1,108 @@
-"""``accel offers | doctor | explain | evaluate``. Guarantee: looking changes nothing."""
+"""``accel offers | explain | evaluate``. Guarantee: looking changes nothing."""
 
 from __future__ import annotations
 
-import platform
-import shutil
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accel import __version__, config, contract, environment, keys
+from rich.table import Table
+from rich.text import Text
+
+from accel import contract, environment
 from accel.cli import terminal
 from accel.cli.pushing import open_pushing
-from accel.core.errors import AccelError, ModelError, UsageError
+from accel.core.attempt import Route
+from accel.core.errors import AccelError, UsageError
+from accel.core.money import NANO, dollars
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.task import Lane, Need, Size, Spec, Stage, Task
-from accel.fleet.roster import ADAPTERS
 
 if TYPE_CHECKING:
     from accel.ledger import Ledger
 
 LIVE_STAGES = ("embed", "search", "rerank", "answer")
-Check = tuple[str, bool | None, str]
+BYTES_PER_TOKEN = 4  # of English text, roughly: what is sent there
 
 
 def show_offers(
-    stage: str, lane: str, *, items: int, tokens: int, asked: tuple[str, ...], sandbox: bool,
-    as_json: bool,
+    stage: str, lane: str, *, items: int, tokens: int, within: float | None, asked: tuple[str, ...],
+    sandbox: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Rank what every provider would give for a task of this size, and show it all."""
+    """Rank what every provider would give for a task of this size, and show it all.
+
+    within: deadline, seconds. Raises UsageError for what cannot be asked.
+    """
     if stage not in LIVE_STAGES:
         raise UsageError(f"there is no stage {stage!r}.", hint=f"There are: {', '.join(LIVE_STAGES)}.")
     if lane not in tuple(Lane):
         raise UsageError(f"there is no lane {lane!r}.", hint="There are: live, batch.")
+    if within is not None and not 0 < within < math.inf:
+        raise UsageError(f"--within must be a positive number of seconds, not {within}.")
     from accel.stages.embed import default_spec
 
     spec = default_spec() if stage == "embed" else Spec(Stage(stage))
     need = Need(spec.stage, Lane(lane), spec.numerics)
-    task = Task("offers", Lane(lane), spec, Size(items, tokens=items * tokens), need)
+    size = Size(items, tokens=items * tokens, bytes=items * tokens * BYTES_PER_TOKEN)
+    task = Task("offers", Lane(lane), spec, size, need, within_s=within)
     with open_pushing(asked, sandbox=sandbox) as session:
         answers, route = session.preview(task)
         realm = session.accelerator.realm
     if as_json:
-        terminal.print_json({"realm": realm.value, **contract.route_json(route)})
+        terminal.print_json({"realm": realm.value, "within_s": within, **contract.route_json(route)})
         return
-    terminal.show_route(route, f"{items:,} × {stage}, {lane} lane · realm {realm}")
-    for answer in answers:
-        if isinstance(answer, Offer):
-            left = answer.quota_left_s
-            quota = f" · {left / 3600:.1f} GPU hours left" if left is not None else ""
-            rate = "free" if answer.rate.free else f"{terminal.dollars(answer.rate.nano_per_hour)}/h"
-            terminal.console().print(
-                f"{answer.provider}: {rate}, as of {answer.rate.as_of} ({answer.rate.source}){quota}"
-            )
+    late = "" if within is None else f" within {within:g} s"
+    title = f"{items:,} × {stage}, {tokens} tokens each, {lane} lane{late} · realm {realm}"
+    _show_offers(route, title)
+    _show_prices(answers)
 
 
-def show_doctor(*, as_json: bool) -> None:
-    """Every check with what to do about it. Exit code 1 when one that matters failed."""
-    checks = [*_machine(), *_model(), *_keys(), *_providers(), *_left_behind()]
-    if as_json:
-        terminal.print_json(
-            {"checks": [{"what": w, "ok": fine, "remark": remark} for w, fine, remark in checks]}
-        )
+def _show_offers(route: Route, title: str) -> None:
+    """Best first, what each would take and cost; then who cannot, and why."""
+    out = terminal.console()
+    out.print(Text(title, style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("", "provider", "gpu"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=18)
+    for name in ("price/h", "quota", "wait", "cold", "work", "total", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, s in enumerate(route.ranked):
+        offer, t = s.offer, s.estimate.timing
+        left = "" if offer.quota_left_s is None else f"{offer.quota_left_s / 3600:.1f} h"
+        table.add_row(
+            "→" if place == 0 else "", offer.provider, f"{offer.gpu.count}×{offer.gpu.name}",
+            "free" if offer.rate.free else dollars(offer.rate.nano_per_hour), left, terminal.ms(t.wait_s),
+            terminal.ms(t.cold_s), terminal.ms(t.transfer_s + t.compute_s), terminal.ms(t.total_s),
+            _cost(s.estimate.cost.amount),
+        )  # fmt: skip
+    if route.ranked:
+        out.print(table)
+        first = route.ranked[0]
+        out.print(Text(f"first, because: {first.why}", style="dim"))
     else:
-        terminal.console().print(terminal.checks_table(checks))
-    if any(fine is False for _, fine, _ in checks):
-        raise AccelError("something needs mending: see the lines marked !! above.")
+        out.print("nobody can do it now.")
+    if route.refused:
+        unfit = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        unfit.add_column(no_wrap=True)
+        unfit.add_column(no_wrap=True)
+        unfit.add_column(ratio=1, overflow="fold")
+        for r in route.refused:
+            unfit.add_row("✗", r.provider, Text(r.reason, style="dim"))
+        out.print(unfit)
 
 
-def _machine() -> list[Check]:
-    card, home = environment.gpu(), environment.workdir()
-    free = shutil.disk_usage(home).free >> 30
-    gpu = f"{card.count}× {card.name}" if card.capability else "none: everything runs on the CPU"
-    checks: list[Check] = [
-        ("accel", True, f"{__version__}, {environment.commit()}, Python {platform.python_version()}"),
-        ("machine", True, f"{environment.platform()}: {environment.cores()} cores, {environment.cpu_name()}"),
-        ("GPU", True if card.capability else None, gpu),
-        ("home", free >= 2, f"{home}: {free} GiB free" + ("" if free >= 2 else "; ACCEL_HOME moves it")),
-    ]
-    try:
-        config.load_settings()
-        found = config.settings_file()
-        checks.append(("settings", True, f"{found}" if found.exists() else f"none yet ({found})"))
-    except AccelError as bad:
-        checks.append(("settings", False, str(bad)))
-    return checks
+def _cost(amount: int) -> str:
+    """An estimate in dollars, to three figures; ``--json`` has it exactly."""
+    return f"${amount / NANO:.3g}"
 
 
-def _model() -> list[Check]:
-    from accel.stages.embed import default_spec, load_encoder
-
-    spec = default_spec()
-    try:
-        encoder = load_encoder(spec)
-    except ModelError as bad:
-        return [("model", False, str(bad))]
-    return [("model", True, f"{spec.model}, {encoder.spec.numerics}, weights sha256 {spec.revision[:12]}…")]
-
-
-def _keys() -> list[Check]:
-    adapters = tuple(ADAPTERS)  # the others are read and checked for form, and have no adapter yet
-    try:
-        have = keys.configured()
-    except AccelError as bad:
-        return [("keys", False, str(bad))]
-    return [
-        (
-            f"key: {name}",
-            True if have[name] and name in adapters else None,
-            ("set" if have[name] else f"none; set {variable}")
-            + ("" if name in adapters else "; accel has no adapter for it yet"),
-        )
-        for name, variable in keys.VARIABLES.items()
-    ]
-
-
-def _providers() -> list[Check]:
-    checks: list[Check] = []
-    try:
-        with open_pushing(sandbox=False) as session:
-            for lane in Lane:
-                for answer in session.offers(Need(Stage.EMBED, lane)):
-                    what = f"{answer.provider}, {lane}"
-                    if isinstance(answer, Unfit):
-                        checks.append((what, None, answer.reason))
-                    else:
-                        checks.append((what, True, f"{answer.gpu.count}× {answer.gpu.name}"))
-    except AccelError as bad:
-        checks.append(("providers", False, str(bad)))
-    return checks
-
-
-def _left_behind() -> list[Check]:
-    checks: list[Check] = []
-    for realm in (Realm.REAL, Realm.SANDBOX):
-        ledger = existing_ledger(realm)
-        if ledger is None:
-            continue
-        from accel.ledger import jobs
-
-        waiting, leases = jobs.unfinished(ledger), ledger.open_leases()
-        option = " --sandbox" if realm is Realm.SANDBOX else ""
-        remark = f"{len(waiting)} unfinished jobs, {len(leases)} open leases, {ledger.held()} holds"
-        if waiting:
-            remark += f"; carry on with: accel push --resume{option}"
-        checks.append((f"ledger, {realm}", not waiting, remark))
-        ledger.close()
-    return checks
+def _show_prices(answers: Sequence[Offer | Unfit]) -> None:
+    """Where each price is from, and of what day."""
+    out = terminal.console()
+    for offer in [a for a in answers if isinstance(a, Offer) and not a.rate.free]:
+        told = f"{offer.provider}'s price: {offer.rate.source}, as of {offer.rate.as_of}"
+        out.print(Text(told, style="dim"))
 
 
 def show_explanation(ident: str | None, *, replay: bool, realm: Realm, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from accel.core.row import Row
 from accel.fleet.jobs import Event, Finished
 from accel.fleet.leases import Patience
 from accel.ledger import JobStep
+from accel.precompute import is_shard
 from accel.session import Session, open_session
 
 # A loopback cloud answers at once or not at all; a real one may be away for a minute.
@@ -28,12 +29,12 @@ SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 @contextlib.contextmanager
 def open_pushing(
     asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None,
-    adopt: bool = True,
+    adopt: bool = True, prefer: bool = True, patience: Patience | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose.
 
     urls: sandboxes that run already, see ``clouds.at``. Of the others those that are asked for are started,
-    or all when nobody is. adopt: see ``open_accelerator``.
+    or all when nobody is. adopt: see ``open_accelerator``. prefer: those asked for come first.
     """
     root = home or environment.workdir()
     if not sandbox and not urls:
@@ -43,15 +44,17 @@ def open_pushing(
                     f"there is no key for {name}.",
                     hint=f"Set {keys.VARIABLES[name]}, or rehearse with --sandbox.",
                 )
-        with open_session(asked=asked, home=root, adopt=adopt) as session:
+        with open_session(
+            asked=asked if prefer else (), home=root, adopt=adopt, patience=patience or Patience()
+        ) as session:
             yield session
         return
     wanted = () if urls else clouds.asked(asked)
     with (
         clouds.running(wanted, root) as access,
         open_session(
-            Realm.SANDBOX, asked=asked, home=root, access=access | clouds.at(urls),
-            patience=SANDBOX_PATIENCE, adopt=adopt,
+            Realm.SANDBOX, asked=asked if prefer else (), home=root, access=access | clouds.at(urls),
+            patience=patience or SANDBOX_PATIENCE, adopt=adopt,
         ) as session,  # fmt: skip
     ):
         yield session
@@ -71,15 +74,20 @@ def push_benchmark(
 
 
 def run_benchmark(
-    session: Session, to: str, *, passages: int, repetitions: int
+    session: Session, to: str, *, passages: int, repetitions: int, batches: Sequence[int] = (1, 8, 32),
+    fallback: bool = True,
 ) -> tuple[Finished, list[Row]]:
-    """Submit the embedding benchmark and carry it to its end; its rows go to the ledger."""
+    """Submit the embedding benchmark and carry it to its end; its rows go to the ledger.
+
+    fallback: this machine is the last resort.
+    """
     from accel.experiments.embed_benchmark import benchmark_texts, prepare, rows_of
     from accel.stages.embed import default_spec
 
+    only = () if to == "auto" else (to, "local") if fallback else (to,)
     task, bundle = prepare(
-        benchmark_texts(passages), default_spec(), batch_sizes=(1, 8, 32), repetitions=repetitions,
-        only=() if to == "auto" else (to, "local"), runtime=session.accelerator.runtime,
+        benchmark_texts(passages), default_spec(), batch_sizes=batches, repetitions=repetitions, only=only,
+        runtime=session.accelerator.runtime,
     )  # fmt: skip
     finished = session.push(task, bundle, on_event=_tell)
     rows = rows_of(finished, session.accelerator.realm)
@@ -101,6 +109,9 @@ def resume_jobs(*, sandbox: bool, urls: Sequence[str] = (), as_json: bool = Fals
                 finished = session.resume(job.id, on_event=_tell)
             except AccelError as failure:
                 failed.append({"job": job.id, "error": str(failure)})
+                continue
+            if is_shard(job.id):  # `accel precompute` will find it done; it measures nothing
+                done.append(summary(session, finished, []))
                 continue
             rows = rows_of(finished, session.accelerator.realm)
             session.accelerator.ledger.record_rows(rows, job.id)

@@ -164,5 +164,5 @@ def checks_table(rows: Sequence[tuple[str, bool | None, str]]) -> Table:
     table.add_column(ratio=1, overflow="fold")
     mark = {True: Text("ok", style="green"), False: Text("!!", style="yellow"), None: Text("--")}
     for what, fine, remark in rows:
-        table.add_row(mark[fine], what, remark)
+        table.add_row(mark[fine], Text(what), Text(remark))  # brackets in them are no markup
     return table

@@ -4,8 +4,9 @@ One pass over the model can give both the pooled vector and the token vectors (f
 interaction). Texts are batched by a token budget after sorting by length, so that little is spent
 on padding. The composition of a batch changes the last bits of a float (about 1e-7 in fp32): the
 same list of texts gives the same bits on one machine and thread count, the same text in another
-list need not. When the device runs out of memory the budget is halved, for as long as the encoder lives,
-and what was not computed is batched anew.
+list need not. ``embed_blocks`` therefore always makes the same lists of a corpus: blocks of ``BLOCK``
+texts, counted from its first one, each embedded alone. When the device runs out of memory the budget is
+halved, for as long as the encoder lives, and what was not computed is batched anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +26,10 @@ from accel.core.passage import Progress
 from accel.core.task import Numerics, Spec
 from accel.stages.weights import Model, default_spec, load_model
 
-__all__ = ["Encoded", "Encoder", "default_spec", "load_encoder"]
+__all__ = ["BLOCK", "Encoded", "Encoder", "default_spec", "embed_blocks", "load_encoder"]
+
+# Texts that are embedded together, wherever that is. To change it is to change the last bits of every index.
+BLOCK = 128
 
 F32 = NDArray[np.float32]
 
@@ -176,6 +182,40 @@ class Encoder:
                 pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
         pooled = pooled.float()
         return torch.nn.functional.normalize(pooled, dim=-1) if self.spec.normalise else pooled
+
+
+def embed_blocks(encoders: Sequence[Encoder], texts: Sequence[str], progress: Progress | None = None) -> F32:
+    """float32 (n, dimension) of a corpus, or of a part of it that begins at a multiple of ``BLOCK``.
+
+    On one kind of device the bits are the same however a corpus is cut into such parts, and over how many
+    encoders, which take the blocks in turn, each in a thread of its own. progress: called after each block
+    with (texts done, n). Raises as ``Encoder.encode``.
+    """
+    spec = encoders[0].spec
+    vectors = np.zeros((len(texts), spec.dimension), dtype=np.float32)
+    starts, lock, done = iter(range(0, len(texts), BLOCK)), Lock(), 0
+
+    def work(encoder: Encoder) -> None:
+        nonlocal done
+        while True:
+            with lock:
+                start = next(starts, None)
+            if start is None:
+                return
+            block = texts[start : start + BLOCK]
+            vectors[start : start + BLOCK] = encoder.embed(block)
+            with lock:
+                done += len(block)
+                if progress:
+                    progress(done, len(texts))
+
+    with _arithmetic(spec.numerics):  # once for all threads: the first that ends must not put it back
+        if len(encoders) == 1:
+            work(encoders[0])
+        else:
+            with ThreadPoolExecutor(len(encoders)) as pool:
+                list(pool.map(work, encoders))
+    return vectors
 
 
 @contextlib.contextmanager

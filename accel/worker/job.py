@@ -13,7 +13,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ import numpy as np
 
 from accel.core.task import Spec
 from accel.environment import provenance
-from accel.wire import Envelope, unpack_texts
+from accel.wire import Envelope, pack_texts, unpack_texts
 from accel.worker.artefacts import write_failure, write_result
 
 EXIT_LIFETIME = 124  # what timeout(1) returns
+PACKED = "text_zlib"
 
 
 def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
@@ -36,7 +38,7 @@ def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
     folder = out or Path.cwd()
     parsed: dict[str, Any] = json.loads(job)
     task_id = str(parsed.get("task_id", ""))
-    _end_by(float(parsed.get("lifetime_s", 3600)), folder, task_id)
+    end = _end_by(float(parsed.get("lifetime_s", 3600)), folder, task_id)
     try:
         output = run(parsed, Envelope.from_bytes(inputs), say=_say)
         env = dataclasses.asdict(provenance(datetime.now(UTC)))
@@ -48,16 +50,62 @@ def main(job: bytes, inputs: bytes, out: Path | None = None) -> int:
         print(f"accel: the job failed: {line}", file=sys.stderr)  # noqa: T201 - the job's log
         write_failure(folder, task_id, line)
         return 1
+    finally:
+        end.cancel()  # it must not end whoever called this, once there is a result
     return 0
 
 
 def run(job: dict[str, Any], inputs: Envelope, say: Callable[[str], None]) -> Envelope:
-    """Do ``job["kind"]``; "embed_benchmark" is the one kind so far. Raises ValueError for another."""
-    if job.get("kind") != "embed_benchmark":
+    """Do ``job["kind"]``: "embed" or "embed_benchmark". Raises ValueError for another."""
+    if job.get("kind") not in ("embed", "embed_benchmark"):
         raise ValueError(f"this version of accel knows no job kind {job.get('kind')!r}")
-    return embed_benchmark(
-        Spec.from_fields(job["spec"]), inputs, job["batch_sizes"], int(job["repetitions"]), say
-    )
+    spec = Spec.from_fields(job["spec"])
+    if job["kind"] == "embed":
+        return embed(spec, inputs, say)
+    return embed_benchmark(spec, inputs, job["batch_sizes"], int(job["repetitions"]), say)
+
+
+def packed_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts as tensors, deflated: a script that carries them may not be large, and text shrinks threefold."""
+    tensors = pack_texts(texts)
+    data = zlib.compress(tensors.pop("text_bytes").tobytes(), 9)
+    return {PACKED: np.frombuffer(data, np.uint8), **tensors}
+
+
+def unpacked_texts(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Inverse of ``packed_texts``. Raises EnvelopeError, zlib.error."""
+    data = zlib.decompress(tensors[PACKED].tobytes())
+    return unpack_texts({**tensors, "text_bytes": np.frombuffer(data, np.uint8)})
+
+
+def embed(spec: Spec, inputs: Envelope, say: Callable[[str], None]) -> Envelope:
+    """Embed ``packed_texts`` in blocks (``stages.embed.embed_blocks``) on every GPU there is.
+
+    Returns an envelope with ``vectors`` float32 (n, dim); meta: device, devices, cold_s (model load),
+    compute_s.
+    """
+    from accel.stages.embed import embed_blocks, load_encoder
+
+    texts = unpacked_texts(inputs.tensors)
+    began = time.perf_counter()
+    encoders = [load_encoder(spec, device=name) for name in every_device()]
+    cold_s = time.perf_counter() - began
+    say(f"model ready on {', '.join(e.device for e in encoders)} after {cold_s:.1f} s")
+    told = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if (tenth := 10 * done // total) > told:
+            told = tenth
+            say(f"{done} of {total} texts")
+
+    began = time.perf_counter()
+    vectors = embed_blocks(encoders, texts, progress)
+    meta = {
+        "device": encoders[0].device, "devices": len(encoders), "cold_s": cold_s,
+        "compute_s": time.perf_counter() - began,
+    }  # fmt: skip
+    return Envelope(inputs.task_id, spec.fields(), {"vectors": vectors}, meta)
 
 
 def embed_benchmark(
@@ -105,7 +153,14 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _end_by(lifetime_s: float, folder: Path, task_id: str) -> None:
+def every_device() -> list[str]:
+    """Every GPU that torch sees here, or "cpu"."""
+    import torch
+
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def _end_by(lifetime_s: float, folder: Path, task_id: str) -> threading.Timer:
     """A hard end, whatever the main thread is stuck in: nothing of ours outlives its lifetime."""
 
     def end() -> None:
@@ -115,6 +170,7 @@ def _end_by(lifetime_s: float, folder: Path, task_id: str) -> None:
     timer = threading.Timer(lifetime_s, end)
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _say(line: str) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from accel.core.errors import ModelError
 from accel.core.task import Numerics, Spec, Stage
 from accel.stages import weights
-from accel.stages.embed import DeviceFull, Encoder, default_spec, load_encoder
+from accel.stages.embed import BLOCK, DeviceFull, Encoder, default_spec, embed_blocks, load_encoder
 from accel.stages.rerank import CrossEncoderReranker
 
 TEXTS = [
@@ -265,3 +265,14 @@ def test_a_pair_that_does_not_fit_is_said_to() -> None:
     made.spec, made._model, made._at_once = Spec(Stage.RERANK, model="m", max_length=8), Model(), 32
     with pytest.raises(DeviceFull):
         made.score("q", ["a", "b"])
+
+
+def test_blocks_give_the_same_bits_however_they_are_shared_out(encoder: Encoder) -> None:
+    texts = [f"text {i} {'with more words ' * (i % 4)}" for i in range(2 * BLOCK + 9)]
+    told: list[tuple[int, int]] = []
+    whole = embed_blocks([encoder], texts, lambda done, total: told.append((done, total)))
+    assert told == [(BLOCK, len(texts)), (2 * BLOCK, len(texts)), (len(texts), len(texts))]
+    parts = np.concatenate([embed_blocks([encoder], texts[:BLOCK]), embed_blocks([encoder], texts[BLOCK:])])
+    assert parts.tobytes() == whole.tobytes()
+    assert embed_blocks([encoder, encoder], texts).tobytes() == whole.tobytes()
+    assert embed_blocks([encoder], []).shape == (0, encoder.spec.dimension)

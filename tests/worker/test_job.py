@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 
 from accel.core.errors import IndexError_, QueryError
 from accel.core.task import Spec, Stage
-from accel.stages.embed import default_spec
+from accel.stages.embed import BLOCK, default_spec
 from accel.wire import Envelope, pack_texts
 from accel.worker.artefacts import read_result
 from accel.worker.engine import Worker
-from accel.worker.job import EXIT_LIFETIME, main, run
+from accel.worker.job import EXIT_LIFETIME, main, packed_texts, run
 
 TEXTS = ["a first text", "", "the third"]
 HANG = """
@@ -35,6 +36,22 @@ def worker() -> Worker:
 
 def inputs(spec: Spec) -> Envelope:
     return Envelope("t", spec.fields(), pack_texts(TEXTS))
+
+
+def test_a_shard_is_embedded_in_blocks_with_the_vectors_of_one_piece(tmp_path: Path, worker: Worker) -> None:
+    spec = default_spec()
+    texts = [f"note {i} on {'a much longer ' * (i % 5)}subject" for i in range(BLOCK + 5)]
+    job = {"task_id": "t", "kind": "embed", "spec": spec.fields(), "lifetime_s": 600}
+    sent = Envelope("t", spec.fields(), packed_texts(texts)).to_bytes()
+    assert main(json.dumps(job).encode(), sent, tmp_path) == 0
+    output = read_result(tmp_path, task_id="t", spec=spec.fields(), provider="local").output
+    assert output.meta["devices"] >= 1 and output.meta["compute_s"] > 0
+    # block by block, as the live lane embeds a corpus too
+    parts = [
+        worker.handle(Envelope("t", spec.fields(), pack_texts(part))).tensors["vectors"]
+        for part in (texts[:BLOCK], texts[BLOCK:])
+    ]
+    assert output.tensors["vectors"].tobytes() == np.concatenate(parts).tobytes()
 
 
 def test_the_embedding_benchmark_embeds_every_text_and_times_each_batch(
@@ -80,7 +97,8 @@ def test_whatever_goes_wrong_is_written_down_in_one_line(
 
 
 def test_damaged_inputs_are_a_reason_too(tmp_path: Path) -> None:
-    assert main(b'{"task_id": "t", "lifetime_s": 60}', b"not an envelope", tmp_path) == 1
+    assert main(b'{"task_id": "t", "lifetime_s": 0.2}', b"not an envelope", tmp_path) == 1
+    time.sleep(0.3)  # its end is called off: else it would take this process along
     assert "EnvelopeError" in json.loads((tmp_path / "result.json").read_text())["error"]
 
 

@@ -1,0 +1,3 @@
+from precompute.farend import tiny
+
+__all__ = ["tiny"]
