@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from accel.core.errors import (
     AccelError,
     EveryAttemptFailed,
     JobFailed,
+    NoCapacity,
     OfferTaken,
     OverBudget,
     ProviderError,
@@ -195,9 +197,15 @@ class JobRunner:
         return jobs.advance(self._ledger, job, JobStep.RUNNING)
 
     async def _await_end(self, job: Job, on_event: Callable[[Event], None]) -> Job:
-        """Poll to the end. Raises what ended it otherwise: JobFailed, Unreachable, TimedOut."""
+        """Poll to the end. Raises what ended it otherwise: JobFailed, NoCapacity, Unreachable, TimedOut.
+
+        What is rented by the second waits for its machine no longer than ``Patience.stall_s``; a free
+        queue is waited in.
+        """
         provider, lease = self._leased(job)
+        _, intent, _ = self._ledger.lease(job.intent_id)
         answered, said = self._clock(), ""
+        stalls = answered + (self._patience.stall_s if intent.offer.billing is Billing.SECONDS else math.inf)
         left_s = (lease.ends_by - self._runtime.now()).total_seconds()
         ends = answered + max(0.0, left_s) + GRACE_S
         while True:
@@ -217,6 +225,11 @@ class JobRunner:
                 if progress.state is JobState.DONE:
                     return jobs.advance(self._ledger, job, JobStep.FINISHED)
                 line = f"{progress.state} {progress.message}".strip()
+                if progress.state is not JobState.QUEUED:
+                    stalls = math.inf
+                elif answered > stalls:
+                    told = f"no machine took the job within {self._patience.stall_s:.0f} s"
+                    raise NoCapacity(told, provider=provider.name)
                 if progress.state.terminal:
                     raise JobFailed(f"the job ended as {line}", provider=provider.name)
                 if line != said:

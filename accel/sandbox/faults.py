@@ -5,15 +5,16 @@ A script is a list of rules, plain enough for JSON:
     {"on": "SaveKernel", "kind": "lost_answer", "times": 1, "after": 0}
 
 ``on`` is a method of the wire protocol (``SaveKernel``, ``GetKernelSessionStatus``, …), ``Download``
-for the plain GET of an output file, ``Logs`` for the log stream, or ``*`` for every call. The first
-``after`` matching calls pass, then ``times`` of them fail (0: all from then on). The first rule that
-matches wins; later rules do not see that call.
+for the plain GET of an output file, ``Logs`` for the log stream, or ``*`` for every call of a client (what
+a cloud's own machines ask of it is meant by name only). The first ``after`` matching calls pass, then
+``times`` of them fail (0: all from then on). The first rule that matches wins; later rules do not see that
+call.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -81,10 +82,14 @@ class Fault:
 
 
 class FaultScript:
-    """The rules in force. Safe to change from another thread while the server runs."""
+    """The rules in force. Safe to change from another thread while the server runs.
 
-    def __init__(self, rules: Iterable[Mapping[str, Any]] = ()) -> None:
+    within: calls that "*" does not mean, because the cloud's own machines make them.
+    """
+
+    def __init__(self, rules: Iterable[Mapping[str, Any]] = (), within: Collection[str] = ()) -> None:
         self._lock = threading.Lock()
+        self._within = frozenset(within)
         self._rules: list[Fault] = []
         self.set(rules)
 
@@ -98,6 +103,7 @@ class FaultScript:
         """The fault that this call of ``method`` meets, or None."""
         with self._lock:
             for rule in self._rules:
-                if rule.on in (method, "*") and rule.fires():
+                meant = rule.on == method or (rule.on == "*" and method not in self._within)
+                if meant and rule.fires():
                     return rule
         return None

@@ -11,28 +11,25 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from accel.core.errors import UsageError
 from accel.sandbox import modal_journal as journal
-from accel.sandbox.faults import FaultScript
+from accel.sandbox.cloud import SandboxCloud
 from accel.sandbox.modal_containers import Containers
 from accel.sandbox.modal_state import DEPLOYED, INITIALIZING, App, State
 from accel.sandbox.modal_wire import ModalApp
 from accel.sandbox.serving import Server
-from accel.sandbox.wire import WireRecord
 
 COLD_S = 10.0  # nominal; Modal's docs speak of seconds for a container and more for a large image
 HOUR_S = 3600.0  # resolution of the billing report, nominal
 BILLING_S = 5.0  # and what it lasts here at most: a bill comes late, and within a command's patience
 
 
-class ModalSandbox:
+class ModalSandbox(SandboxCloud[ModalApp]):
     """A Modal on loopback, in a thread, for as long as the ``with`` block lasts.
 
     root: folder that keeps its state; None: a temporary one. port: of gRPC, 0 takes a free one. token_id,
@@ -43,77 +40,40 @@ class ModalSandbox:
     if the port is taken or Modal's SDK is missing.
     """
 
+    title, slug = "Modal", "modal"
+
     def __init__(
         self, root: Path | None = None, *, port: int = 0, token_id: str = "", token_secret: str = "",
         time_scale: float = 60.0, cold_s: float | None = COLD_S, faults: Iterable[Mapping[str, Any]] = (),
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        if not time_scale > 0:
-            raise UsageError(f"time_scale must be positive, not {time_scale}")
         if importlib.util.find_spec("modal") is None:
             raise UsageError("The sandbox Modal needs Modal's SDK.", hint="pip install 'accel[modal]'")
-        self.root, self.time_scale = root, time_scale
+        super().__init__(root, port=0, time_scale=time_scale, faults=faults)
         self.token_id, self.token_secret = token_id, token_secret
-        self.url = ""
+        self.control_url = ""
         self.billing_interval_s = min(BILLING_S, HOUR_S / time_scale)
-        self._port, self._cold_s, self._now = port, cold_s, now
-        self._faults = FaultScript(faults)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._app: ModalApp | None = None
-        self._server: Server | None = None
+        self._grpc_port, self._cold_s, self._now = port, cold_s, now
 
-    def __enter__(self) -> ModalSandbox:
-        server = self._server = Server("sandbox Modal")
-        try:
-            if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-modal-")
-                self.root = Path(self._temporary.name)
-            kept = self._temporary is None
-            self.root.mkdir(parents=True, exist_ok=True)
-            ident, secret = journal.token(self.root, self.token_id, self.token_secret)
-            self.token_id = ident or "ak-" + secrets.token_hex(11)
-            self.token_secret = secret or "as-" + secrets.token_hex(11)
-            state = State(self.root, self._now)
-            containers = Containers(state, time_scale=self.time_scale, cold_s=self._cold_s)
-            self._app = ModalApp(
-                state, containers, self._faults, token=(self.token_id, self.token_secret),
-                interval_s=self.billing_interval_s, port=self._port, kept=kept,
-            )  # fmt: skip
-            self._app.calls.url = server.url
-            server.start(self._app)
-            self.url = f"http://127.0.0.1:{self._app.port}"
-        except BaseException:
-            self._stop()
-            raise
+    def _open(self, root: Path, server: Server) -> ModalApp:
+        ident, secret = journal.token(root, self.token_id, self.token_secret)
+        self.token_id = ident or "ak-" + secrets.token_hex(11)
+        self.token_secret = secret or "as-" + secrets.token_hex(11)
+        state = State(root, self._now)
+        containers = Containers(state, time_scale=self.time_scale, cold_s=self._cold_s)
+        app = ModalApp(
+            state, containers, self._faults, token=(self.token_id, self.token_secret),
+            interval_s=self.billing_interval_s, port=self._grpc_port, kept=self._temporary is None,
+        )  # fmt: skip
+        app.calls.url = self.control_url = server.url
+        return app
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.url = f"http://127.0.0.1:{self.app.port}"  # of gRPC, which is what clients are pointed at
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = self.root = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server is serving."""
-        return self._server is not None and self._server.alive
-
-    @property
-    def app(self) -> ModalApp:
-        assert self._app is not None, "the sandbox has not been started"
-        return self._app
-
     # --- what goes wrong
-
-    def set_faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the fault script (see ``sandbox.faults``; calls are RPC names, "Upload", "Download")."""
-        self._faults.set(rules)
 
     def set_cold(self, cold_s: float | None) -> None:
         """How long cold starts take from now on, nominal seconds; None: for ever."""
@@ -147,10 +107,6 @@ class ModalSandbox:
 
     # --- what happened
 
-    def requests(self, call: str = "") -> list[WireRecord]:
-        """What clients sent, oldest first; only ``call`` if given. Containers' calls are not among it."""
-        return [r for r in list(self.app.wire) if call in ("", r.call)]
-
     def things(self) -> list[dict[str, Any]]:
         """What exists now and may cost money: apps that are not stopped, and containers that run."""
         state, containers = self.app.state, self.app.containers
@@ -180,15 +136,10 @@ class ModalSandbox:
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The token opens this sandbox and nothing else."""
-        assert self._server is not None, "the sandbox has not been started"
-        return {
-            "url": self.url,
-            "realm": "sandbox",
+        return super().describe() | {
             "token_id": self.token_id,
             "token_secret": self.token_secret,
-            "control_url": self._server.url,
-            "folder": str(self.root),
-            "time_scale": self.time_scale,
+            "control_url": self.control_url,
             "billing_interval_s": self.billing_interval_s,
             "official_client_env": {
                 "MODAL_SERVER_URL": self.url,

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from accel.core.errors import UsageError
-from accel.sandbox.faults import FaultScript
+from accel.sandbox.cloud import SandboxCloud
 from accel.sandbox.machines import GONE, Machine, Machines
 from accel.sandbox.runpod_account import Account
 from accel.sandbox.runpod_catalog import NANO
 from accel.sandbox.runpod_queue import Queues
-from accel.sandbox.runpod_wire import RunPodApp
+from accel.sandbox.runpod_wire import WORKERS, RunPodApp
 from accel.sandbox.serving import Server
-from accel.sandbox.wire import WireRecord
 
 COLD_S = 60.0  # nominal: a container's image pulled and started; a round number, RunPod publishes none
 
 
-class RunPodSandbox:
+class RunPodSandbox(SandboxCloud[RunPodApp]):
     """A RunPod on loopback, in a thread, for as long as the ``with`` block lasts.
 
     root: folder that keeps its machines and their invoice; None: a temporary one. Endpoints, templates and
@@ -38,36 +34,21 @@ class RunPodSandbox:
     into a serverless worker's environment (PYTHONPATH for packages it holds). now: epoch seconds.
     """
 
+    title, slug, within = "RunPod", "runpod", WORKERS
+
     def __init__(
         self, root: Path | None = None, *, port: int = 0, key: str = "", time_scale: float = 60.0,
         cold_s: float = COLD_S, credit: int = 100, proxy_s: float = 100.0,
         worker_env: Mapping[str, str] | None = None, faults: Iterable[Mapping[str, Any]] = (),
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        if not time_scale > 0:
-            raise UsageError(f"time_scale must be positive, not {time_scale}")
-        self.root, self.time_scale, self.url = root, time_scale, ""
+        super().__init__(root, port=port, time_scale=time_scale, faults=faults)
         self.key = key or f"rpa_{secrets.token_hex(20)}"
-        self._port, self._now, self._credit, self._cold_s = port, now, credit * NANO, cold_s
+        self._now, self._credit, self._cold_s = now, credit * NANO, cold_s
         self._proxy_s, self._worker_env = proxy_s, dict(worker_env or {})
-        self._faults = FaultScript(faults)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._app: RunPodApp | None = None
-        self._server: Server | None = None
 
-    def __enter__(self) -> RunPodSandbox:
-        server = self._server = Server("sandbox RunPod", self._port)
-        try:
-            if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-runpod-")
-                self.root = Path(self._temporary.name)
-            self.url = server.url
-            self._app = RunPodApp(self._make, self._faults, proxy_s=self._proxy_s)
-            server.start(self._app)
-        except BaseException:
-            self._stop()
-            raise
-        return self
+    def _open(self, root: Path, server: Server) -> RunPodApp:
+        return RunPodApp(self._make, self._faults, proxy_s=self._proxy_s)
 
     def _make(self) -> tuple[Account, Queues]:
         assert self.root is not None
@@ -75,34 +56,10 @@ class RunPodSandbox:
         account = Account(machines, credit=self._credit, cold_s=self._cold_s, key=self.key)
         return account, Queues(account, f"{self.url}/ai/v2", self.time_scale, self._worker_env)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self._stop()
-
     def _stop(self) -> None:
         if self._app is not None and self.alive:
             self._app.queues.leaving = True
-        if self._server is not None:
-            self._server.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = self.root = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server is serving."""
-        return self._server is not None and self._server.alive
-
-    @property
-    def app(self) -> RunPodApp:
-        assert self._app is not None, "the sandbox has not been started"
-        return self._app
-
-    def set_faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the fault script (see ``sandbox.faults``; calls are named in ``runpod_wire.CALLS``)."""
-        self._faults.set(rules)
+        super()._stop()
 
     def reset(self) -> None:
         """Start afresh: everything rented is destroyed, and endpoints, templates, requests and faults are
@@ -118,12 +75,6 @@ class RunPodSandbox:
             self.app.wire.clear()
 
         self._on_loop(forget())
-
-    def requests(self, call: str = "") -> list[WireRecord]:
-        """What has come over the wire, oldest first, but for what workers ask; only ``call`` if given."""
-        workers = ("JobTake", "JobStop", "JobDone", "Ping")
-        wire = list(self.app.wire)
-        return [r for r in wire if (r.call == call if call else r.call not in workers)]
 
     def things(self) -> list[Machine]:
         """Every container that is not gone: pods, also stopped ones, and serverless workers."""
@@ -164,12 +115,8 @@ class RunPodSandbox:
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The key opens this sandbox and nothing else."""
-        return {
-            "url": self.url,
-            "realm": "sandbox",
+        return super().describe() | {
             "key": self.key,
-            "folder": str(self.root),
-            "time_scale": self.time_scale,
             # runpod 1.12.0: api/graphql.py:33, __init__.py:87-89; its key is read from a file only. 2.0.0rc2:
             # api/rest.py:33, __init__.py:66-109.
             "official_env": {

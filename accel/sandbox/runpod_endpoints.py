@@ -1,7 +1,8 @@
 """RunPod serverless on loopback: endpoints and their workers. Guarantee: what is started is taken down again.
 
 A worker is a container of the endpoint's image, started when jobs wait, billed from then until it is gone
-(docs serverless/pricing.mdx), and taken down after its idle time. A worker that is lost in the middle of a
+(docs serverless/pricing.mdx), and taken down after its idle time, or when the jobs it was started for are
+over before it is up. A worker that is lost in the middle of a
 job gives the job back, once.
 
 Evidence: openapi.json as in ``runpod_account``, names in brackets. What a worker waits for is scaled;
@@ -71,7 +72,10 @@ class Job:
 
 @dataclass(slots=True)
 class Endpoint:
-    """One endpoint. body: what it was made with, its container settings resolved. free_since: by worker."""
+    """One endpoint. body: what it was made with, its container settings resolved.
+
+    free_since, unasked_since: by worker, that takes jobs, and that is not up yet while no job waits.
+    """
 
     id: str
     body: dict[str, Any]
@@ -79,6 +83,7 @@ class Endpoint:
     rate: int
     jobs: dict[str, Job] = field(default_factory=dict)
     free_since: dict[str, float] = field(default_factory=dict)
+    unasked_since: dict[str, float] = field(default_factory=dict)
     stops: dict[str, list[str]] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     crashes: int = 0
@@ -297,4 +302,17 @@ class Endpoints:
             free = endpoint.free_since.get(worker.id)
             if free is not None and not endpoint.working(worker.id) and now - free > idle_s:
                 await self.account.machines.destroy(worker.id, "idle")
+        await self._call_off(endpoint, now, idle_s)
         self._scale(endpoint)
+
+    async def _call_off(self, endpoint: Endpoint, now: float, idle_s: float) -> None:
+        """Take down what was started for jobs that are over, and has not begun to take any."""
+        if endpoint.waiting() or endpoint.working():
+            endpoint.unasked_since.clear()
+            return
+        alive = [w for w in self._workers(endpoint.id) if w.state in (PROVISIONING, RUNNING)]
+        for worker in alive[endpoint.body["workers"]["min"]:]:
+            if worker.id in endpoint.free_since:
+                continue
+            if now - endpoint.unasked_since.setdefault(worker.id, now) > idle_s:
+                await self.account.machines.destroy(worker.id, "nobody waits for it")

@@ -12,29 +12,26 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from accel.core.errors import UsageError
-from accel.sandbox.faults import FaultScript
+from accel.sandbox.cloud import SandboxCloud
 from accel.sandbox.machines import Machine, Machines
 from accel.sandbox.serving import Server
 from accel.sandbox.vast_instances import DISK_BILLS, Instances
 from accel.sandbox.vast_market import NANO
 from accel.sandbox.vast_wire import VastApp
-from accel.sandbox.wire import WireRecord
 
 T = TypeVar("T")
 COLD_S = 60.0  # nominal seconds for an image that is mostly there; a round number, not a measurement
 
 
-class VastSandbox:
+class VastSandbox(SandboxCloud[VastApp]):
     """A Vast.ai on loopback, in a thread, for as long as the ``with`` block lasts.
 
     root: folder that keeps its state; None: a temporary one. port: 0 takes a free one. key: what clients
@@ -44,38 +41,26 @@ class VastSandbox:
     UsageError if the port or the folder is taken.
     """
 
+    title, slug = "Vast.ai", "vast"
+
     def __init__(
         self, root: Path | None = None, *, port: int = 0, key: str = "", time_scale: float = 60.0,
         cold_s: float | None = COLD_S, credit_usd: float = 25.0, drift: float = 0.0, seed: int = 0,
         faults: Iterable[Mapping[str, Any]] = (), now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        if not time_scale > 0:
-            raise UsageError(f"time_scale must be positive, not {time_scale}")
-        self.root, self.time_scale, self.key, self.url = root, time_scale, key, ""
-        self._port, self._now, self._credit = port, now, round(credit_usd * NANO)
+        super().__init__(root, port=port, time_scale=time_scale, faults=faults)
+        self.key, self._now, self._credit = key, now, round(credit_usd * NANO)
         self._options: dict[str, Any] = {"drift": drift, "seed": seed, "cold_s": cold_s}
-        self._faults = FaultScript(faults)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._lock: FileLock | None = None
-        self._app: VastApp | None = None
-        self._server: Server | None = None
 
-    def __enter__(self) -> VastSandbox:
-        server = self._server = Server("sandbox Vast.ai", self._port)
-        try:
-            if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-vast-")
-                self.root = Path(self._temporary.name)
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.root)
-            self.key = _kept_key(self.root / "account.json", self.key)
-            self.url = server.url
-            self._app = VastApp(self._make, self._faults, key=self.key, credit=self._credit)
-            server.start(self._app)
-        except BaseException:
-            self._stop()
-            raise
-        return self
+    def _open(self, root: Path, server: Server) -> VastApp:
+        self._lock = _locked(root)
+        self.key = _kept_key(root / "account.json", self.key)
+        return VastApp(self._make, self._faults, key=self.key, credit=self._credit)
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _make(self) -> Instances:
         assert self.root is not None
@@ -84,37 +69,7 @@ class VastSandbox:
         )
         return Instances(machines, **self._options)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-        if self._lock is not None:
-            self._lock.release()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = self.root = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server is serving."""
-        return self._server is not None and self._server.alive
-
-    @property
-    def app(self) -> VastApp:
-        """The ASGI application."""
-        assert self._app is not None, "the sandbox has not been started"
-        return self._app
-
     # --- what it knows
-
-    def requests(self, call: str = "") -> list[WireRecord]:
-        """What has come over the wire, oldest first; only ``call`` (see ``vast_wire.CALLS``) if given."""
-        return [r for r in list(self.app.wire) if call in ("", r.call)]
 
     def things(self) -> list[dict[str, Any]]:
         """What is rented now, stopped and exited ones too, as the API shows it."""
@@ -130,19 +85,14 @@ class VastSandbox:
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The key opens this sandbox and nothing else."""
-        return {
-            "url": self.url, "realm": "sandbox", "key": self.key, "folder": str(self.root),
-            "time_scale": self.time_scale,
+        return super().describe() | {
+            "key": self.key,
             # vastai 1.9.1, api/client.py:19 and _base.py:22
             "official_cli_env": {"VAST_URL": self.url, "VAST_API_KEY": self.key},
             "accel": {"provider": "vast", "realm": "sandbox", "endpoint": self.url},
         }  # fmt: skip
 
     # --- what happens to it
-
-    def set_faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
-        self._faults.set(rules)
 
     def reset(self) -> None:
         """Start afresh: everything rented is ended and forgotten, with its charges, faults and requests."""

@@ -8,10 +8,12 @@ import pytest
 from renting import ODD, SPEC, Home, ask, passing, patient, play
 
 from accel.core.errors import AccelError, EveryAttemptFailed, Unauthorised, Unreachable
+from accel.core.lease import Lease
 from accel.core.offer import CPU
 from accel.core.task import Lane, Need, Size, Stage, Task
 from accel.fleet.jobs import Finished
 from accel.gpu_accelerator import GPUAccelerator
+from accel.providers.base import JobState, Progress
 from accel.simulation.natures import Nature
 from accel.worker.bundle import Bundle
 
@@ -48,6 +50,25 @@ def test_a_machine_that_stalls_is_given_back_and_the_job_goes_on() -> None:
         home.settled()
 
     play(scene, stalls=1)
+
+
+def test_a_rented_job_that_no_machine_takes_is_given_up() -> None:
+    """Modal, say: what is deployed waits for a container of its own."""
+
+    async def waits(lease: Lease) -> Progress:
+        return Progress(JobState.QUEUED, "waits for a container")
+
+    async def scene(home: Home) -> None:
+        home.patience = patient(home, stall_s=60.0)
+        home.cloud.poll = waits  # type: ignore[method-assign]
+        with pytest.raises(EveryAttemptFailed) as failed:
+            await job(home.engine())
+        (attempt,) = failed.value.attempts
+        assert attempt.error == "NoCapacity"
+        assert "no machine took the job within 60 s" in attempt.detail
+        home.settled()
+
+    play(scene)
 
 
 def test_an_offer_that_another_process_took_is_passed_over_for_the_next() -> None:
