@@ -112,13 +112,19 @@ def find(provider: str, use: Use) -> Term | None:
     return next((t for t in TERMS if t.provider == provider and t.use == use), None)
 
 
+def attended(provider: str) -> str:
+    """What stands among the accepted keys while a person sits in front and starts each run: then no run is
+    ``UNATTENDED``. Never in the settings: whoever opens a session with somebody to ask puts it there."""
+    return f"{provider}/attended"
+
+
 def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsError | None:
     """Why the terms forbid ``need`` on ``provider``, or None if they do not. Pure; returns, not raises.
 
-    accepted: keys of rows (``Term.key``) that the user has accepted.
+    accepted: keys of rows (``Term.key``) that the user has accepted; and see ``attended``.
     """
     uses = [Use.LIVE if need.lane is Lane.LIVE else Use.BATCH]
-    if need.lane is Lane.BATCH:
+    if need.lane is Lane.BATCH and attended(provider) not in accepted:
         uses.append(Use.UNATTENDED)
     if need.private_data:
         uses.append(Use.PRIVATE_DATA)
