@@ -34,13 +34,13 @@ class ColabSandbox:
     takes a free one. key: an access token that does not end; "" keeps that of ``root``, or makes one. tier:
     FREE, PRO, PRO_PLUS, or "" for one that is not told. balance: compute units; None: not told. time_scale:
     the making of a runtime and its token last 1/time_scale of their nominal cold_s and token_s. expires_s: real
-    seconds of an access token that was fetched. now: epoch seconds. Raises UsageError for a port that is taken.
+    seconds of an access token that was fetched. eager: see ``Runtimes``. now: epoch seconds. Raises UsageError for a port that is taken.
     """
 
     def __init__(
         self, root: Path | None = None, *, port: int = 0, key: str = "", tier: str = "FREE",
         balance: float | None = 0.0, time_scale: float = 60.0, cold_s: float = COLD_S,
-        token_s: float | None = None, expires_s: float = 3599.0,
+        token_s: float | None = None, expires_s: float = 3599.0, eager: bool = True,
         faults: Iterable[Mapping[str, Any]] = (), now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         if not time_scale > 0:
@@ -50,7 +50,7 @@ class ColabSandbox:
         self.root, self.time_scale, self.key, self.url = root, time_scale, key, ""
         self.client_id = self.client_secret = self.refresh_token = ""
         self._port, self._tier, self._balance, self._now = port, tier, balance, now
-        self._cold_s, self._expires_s = cold_s, expires_s
+        self._cold_s, self._expires_s, self._eager = cold_s, expires_s, eager
         # Unless a test is about tokens, theirs are not scaled: a job here takes as long as it takes.
         self._token_s = TOKEN_S * time_scale if token_s is None else token_s
         self._faults = FaultScript(faults)
@@ -84,8 +84,9 @@ class ColabSandbox:
     def _make(self) -> Runtimes:
         assert self.root is not None
         return Runtimes(
-            self.root, time_scale=self.time_scale, cold_s=self._cold_s, token_s=self._token_s, now=self._now
-        )
+            self.root, time_scale=self.time_scale, cold_s=self._cold_s, token_s=self._token_s, now=self._now,
+            eager=self._eager,
+        )  # fmt: skip
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,

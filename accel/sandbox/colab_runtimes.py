@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from accel.sandbox.runner import PASSED
 
 VM = Path(__file__).with_name("colab_vm.py")
 STOP_S = 5.0
+BOOT_S = 90.0  # real, for a Jupyter server to listen
 
 
 @dataclass(slots=True)
 class Vm:
     """One runtime. ready_at: epoch seconds; None: never. endpoint: the name that the command line's wire has.
 
-    token, expires_at: what opens it now. secret: by which it may end itself. port: of its server.
+    token, expires_at: what opens it now. secret: by which it may end itself. port, up: of its server, and
+    whether that listens.
     """
 
     id: str
@@ -47,22 +49,27 @@ class Vm:
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     jupyter_token: str = field(default_factory=lambda: secrets.token_hex(16))
     process: asyncio.subprocess.Process | None = None
+    up: bool = False
+    booting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Runtimes:
     """The runtimes of one account. All methods run on the server's event loop.
 
     cold_s: nominal seconds of one's making; token_s: nominal seconds that a token lasts; both last
-    1/``time_scale`` of that.
+    1/``time_scale`` of that. eager: a runtime is made once its server listens, too; else the server is started
+    by the first request to it (starting one takes 4 s of a slow processor).
     """
 
     def __init__(
-        self, root: Path, *, time_scale: float, cold_s: float, token_s: float, now: Callable[[], float]
-    ) -> None:
+        self, root: Path, *, time_scale: float, cold_s: float, token_s: float, now: Callable[[], float],
+        eager: bool = True,
+    ) -> None:  # fmt: skip
         self.root, self.now, self.address = root, now, ""
         self.time_scale, self.cold_s, self.token_s = time_scale, cold_s, token_s
+        self._eager = eager
         self._vms: dict[str, Vm] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- what there is
 
@@ -81,7 +88,7 @@ class Runtimes:
 
     def made(self, vm: Vm) -> bool:
         """Whether its making is over."""
-        return vm.ready_at is not None and self.now() >= vm.ready_at
+        return vm.ready_at is not None and self.now() >= vm.ready_at and (vm.up or not self._eager)
 
     def ordered(self, ident: str) -> Vm | None:
         """One by its id, made or in the making."""
@@ -104,8 +111,25 @@ class Runtimes:
         now = self.now()
         vm = Vm(ident, spec, version, now, None if wait is None else now + wait / self.time_scale, free_port())
         self._vms[ident] = vm
-        await self._boot(vm)
+        if self._eager:
+            self._do(self.listening(vm))
         return vm
+
+    async def listening(self, vm: Vm) -> bool:
+        """Start its server, if nobody has; whether it listens in the end."""
+        async with vm.booting:
+            if vm.process is None:
+                await self._boot(vm)
+        clock = asyncio.get_running_loop().time
+        ends = clock() + BOOT_S
+        while not vm.up and self._vms.get(vm.id) is vm and clock() < ends:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", vm.port)
+                writer.close()
+                vm.up = True
+            except OSError:
+                await asyncio.sleep(0.05)
+        return vm.up
 
     async def end(self, ident: str) -> None:
         """It is gone, with all that ran on it."""
@@ -131,9 +155,7 @@ class Runtimes:
             await asyncio.sleep(seconds)
             await self.end(ident)
 
-        task = asyncio.get_running_loop().create_task(wait())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._do(wait())
 
     async def close(self) -> None:
         """End all of them."""
@@ -154,9 +176,14 @@ class Runtimes:
 
     # --- inside
 
+    def _do(self, doing: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _boot(self, vm: Vm) -> None:
         folder = self._folder(vm)
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier sandbox on this folder
         for name in ("root/content", "home", "tmp"):
             (folder / name).mkdir(parents=True)
         with (folder / "vm.log").open("wb") as errors:

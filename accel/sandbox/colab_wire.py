@@ -1,16 +1,15 @@
 """The wire protocols of Colab, on loopback. Guarantee: what is not imitated answers 501.
 
-Two of them. The official API: discovery documents colaboratory v1beta and v1, revision 20261104, as shipped by
+The official API: discovery documents colaboratory v1beta and v1, revision 20261104, as shipped by
 google-api-python-client 2.202.0; v1beta has runtimes, runtimespecs and subscription, v1 the operations; errors
-are google.rpc.Status in {"error": {code, message, status}}. And what Google's command line speaks
-(google-colab-cli 0.7.5, client.py): /tun/m/{assign, assignments, unassign, ccu-info} with bodies behind
-")]}'" and a token for each write. Both show the same runtimes.
+are google.rpc.Status in {"error": {code, message, status}}. Beside it what Google's command line speaks
+(``sandbox.colab_tunnel``), which shows the same runtimes.
 
 Google's token service is POST /token (google-auth 2.63.0, google/oauth2/_client.py:465-531). A machine ends
 itself by POST $TBE_RUNTIME_ADDR/unassign (googlecolab/colabtools, google/colab/runtime.py).
 
 Ours, because nobody publishes them: the words and ``reason`` of a refusal; that a runtime in the making is not
-shown; the codes of the second wire are those that the command line looks for (412, 400: commands/session.py).
+shown.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -31,6 +30,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from accel.sandbox.colab_proxy import Proxy
 from accel.sandbox.colab_runtimes import Runtimes, Vm
+from accel.sandbox.colab_tunnel import PREFIX, Account, Tunnel, specs
 from accel.sandbox.faults import Fault, FaultKind, FaultScript
 from accel.sandbox.wire import LoopbackApp, Refused
 
@@ -56,38 +56,6 @@ CALLS = (
 _PATHS = [(method, re.compile(pattern), name) for method, pattern, name in CALLS]
 STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
           409: "ABORTED", 429: "RESOURCE_EXHAUSTED", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE"}  # fmt: skip
-ACCELERATORS = ("T4", "L4", "A100", "G4", "H100")
-# what a free account may have, and one with a balance or a subscription; ours, after the FAQ's words
-OPEN_TO = {"FREE": ("T4",), "PAID": ("T4", "L4", "A100")}
-PREFIX = ")]}'\n"
-SHAPES = ("SHAPE_STANDARD", "SHAPE_HIGHMEM")
-
-
-@dataclass(slots=True)
-class Account:
-    """Whose runtimes they are. tokens: access token → epoch seconds of its end; None: it has none.
-
-    balance: compute units; None: not told. rate: units an hour of one runtime. limit: runtimes at once.
-    """
-
-    tier: str
-    balance: float | None
-    tokens: dict[str, float | None]
-    client_id: str
-    client_secret: str
-    refresh_token: str
-    rate: float = 1.96
-    revoked: bool = False
-    tickets: set[str] = field(default_factory=set)  # X-Goog-Colab-Token's, for one write each
-
-    @property
-    def paid(self) -> bool:
-        """More than the free tier."""
-        return self.tier in ("PRO", "PRO_PLUS") or bool(self.balance)
-
-    @property
-    def limit(self) -> int:
-        return 2 if self.paid else 1
 
 
 @dataclass(slots=True)
@@ -138,6 +106,11 @@ class ColabApp(LoopbackApp):
         assert self._proxy is not None, "the server has not started"
         return self._proxy
 
+    @property
+    def tunnel(self) -> Tunnel:
+        """The command line's wire."""
+        return Tunnel(self.runtimes, self.account, self.proxy.address)
+
     def forget(self) -> None:
         """No operation and no request was ever made."""
         self.orders.clear()
@@ -166,7 +139,8 @@ class ColabApp(LoopbackApp):
             return await self._end_itself(path.split("/")[2])
         self._authenticate(request.headers.get("authorization", ""))
         if path.startswith("/tun/"):
-            told = await self._tunnel(call, path, request, fault)
+            ticket = request.headers.get("x-goog-colab-token", "")
+            told = await self.tunnel.answer(call, path, request.query_params, ticket, fault)
             return PlainTextResponse(PREFIX + json.dumps(told), media_type="application/json")
         return JSONResponse(await self._api(call, path, request.query_params, body, fault))
 
@@ -223,7 +197,7 @@ class ColabApp(LoopbackApp):
                 await self.runtimes.end(self._known(ident).id)
                 return {}
             case "ListRuntimeSpecs":
-                return {"runtimeSpecs": [{"key": k, "eligible": self._eligible(k)} for k in _keys()]}
+                return {"runtimeSpecs": [{"key": k, "eligible": self.account.may_have(k)} for k in specs()]}
             case "GetSubscription":
                 return {"name": "subscription", "tier": f"SUBSCRIPTION_TIER_{self.account.tier or 'UNSPECIFIED'}"}
             case _:  # GetOperation, WaitOperation: it answers what is so by now, as one that timed out does
@@ -250,7 +224,7 @@ class ColabApp(LoopbackApp):
             order.error = _status(9, fault.text or "NO_CAPACITY", "The runtime was refused.")
         elif fault is not None and fault.kind is FaultKind.QUOTA_EXHAUSTED:
             order.error = _status(9, "USAGE_LIMIT_REACHED", "You have reached your usage limits.")
-        elif spec not in _keys() or not self._eligible(spec):
+        elif spec not in specs() or not self.account.may_have(spec):
             order.error = _status(9, "NOT_ELIGIBLE", "You are not eligible for this runtime spec.")
         elif len(self.runtimes.all()) >= self.account.limit or (
             fault is not None and fault.kind is FaultKind.SESSION_COUNT
@@ -290,76 +264,6 @@ class ColabApp(LoopbackApp):
             raise Refused(404, f"runtimes/{ident} was not found.")
         return vm
 
-    def _eligible(self, key: Mapping[str, Any]) -> bool:
-        kind = "PAID" if self.account.paid else "FREE"
-        if key["shape"] == "SHAPE_HIGHMEM" and not self.account.paid:
-            return False
-        return key["variant"] == "VARIANT_CPU" or key["accelerator"] in OPEN_TO[kind]
-
-    # --- the command line's wire
-
-    async def _tunnel(self, call: str, path: str, request: Request, fault: Fault | None) -> Any:
-        asked, given = request.query_params, request.headers.get("x-goog-colab-token", "")
-        if call == "CcuInfo":
-            if self.account.balance is None:
-                raise Refused(403, "the balance is not told")
-            n = len(self.runtimes.all())
-            return {"currentBalance": self.account.balance, "consumptionRateHourly": n * self.account.rate,
-                    "assignmentsCount": n}  # fmt: skip
-        if call == "ListAssignments":
-            return {"assignments": [self._assigned(vm) | {"machineShape": 0} for vm in self.runtimes.shown()]}
-        if call in ("Assign", "Unassign"):
-            if given not in self.account.tickets:
-                raise Refused(403, "the XSRF token is missing")
-            self.account.tickets.discard(given)
-        ticket = secrets.token_hex(16)
-        if call in ("GetUnassign", "Unassign"):
-            vm = next((v for v in self.runtimes.all() if _endpoint(v) == path.rpartition("/")[2]), None)
-            if vm is None:
-                raise Refused(404, "there is no such assignment")
-            if call == "GetUnassign":
-                self.account.tickets.add(ticket)
-                return {"token": ticket}
-            await self.runtimes.end(vm.id)
-            return {}
-        ident = f"nb-{asked.get('nbh', '').strip('.').replace('_', '-')}"
-        if (vm := self.runtimes.ordered(ident)) is not None:
-            return {k: v for k, v in self._assigned(vm).items() if k in ("endpoint", "runtimeProxyInfo")}
-        accelerator, variant = asked.get("accelerator", "NONE"), asked.get("variant", "DEFAULT")
-        if call == "GetAssignment":
-            self.account.tickets.add(ticket)
-            return {"acc": accelerator, "nbh": asked.get("nbh", ""), "token": ticket, "variant": variant}
-        kind = "VARIANT_CPU" if accelerator == "NONE" else "VARIANT_GPU"
-        shape = SHAPES[asked.get("shape") == "hm"]
-        key = {"variant": kind, "accelerator": accelerator, "shape": shape}
-        if key not in _keys() or not self._eligible(key):
-            raise Refused(400, "not entitled to this accelerator")
-        refused = fault is not None and fault.kind in (FaultKind.SESSION_COUNT, FaultKind.REFUSE_PUSH)
-        if refused or len(self.runtimes.all()) >= self.account.limit:
-            raise Refused(412, "too many assignments")
-        return self._assigned(await self.runtimes.make(ident, key, cold_s=0.0))
-
-    def _assigned(self, vm: Vm) -> dict[str, Any]:
-        self.runtimes.fresh(vm)
-        left = max(0, round(vm.expires_at - self.runtimes.now()))
-        return {
-            "accelerator": vm.spec["accelerator"], "endpoint": _endpoint(vm),
-            "variant": int(vm.spec["variant"] == "VARIANT_GPU"),
-            "runtimeProxyInfo": {"token": vm.token, "tokenExpiresInSeconds": left, "url": self.proxy.address(vm)},
-        }  # fmt: skip
-
-
-def _endpoint(vm: Vm) -> str:
-    return f"gpu-t4-s-{vm.id}"
-
-
-def _keys() -> list[dict[str, str]]:
-    """Every spec, as the API lists them."""
-    cpu = [{"variant": "VARIANT_CPU", "accelerator": "NONE", "shape": shape} for shape in SHAPES]
-    return cpu + [
-        {"variant": "VARIANT_GPU", "accelerator": name, "shape": shape}
-        for name in ACCELERATORS for shape in SHAPES
-    ]  # fmt: skip
 
 
 def _status(code: int, reason: str, words: str) -> dict[str, Any]:
