@@ -182,7 +182,8 @@ READERS: dict[str, Callable[[], Key | None]] = {
 # what to set for each
 VARIABLES = {
     "kaggle": "KAGGLE_API_TOKEN (kaggle.com, Settings, API)", "runpod": "RUNPOD_API_KEY",
-    "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET", "colab": "COLAB_API_KEY (an access token, the file of an authorised user, or adc)",
+    "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
+    "colab": "COLAB_API_KEY (an access token, the file of an authorised user, or adc)",
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A provider for a sandbox Colab, and orders for it: what its tests share.
 
-The job is a stub in the place of ``worker.job``, in a wheel of its own: it sleeps and leaves files, in a tenth
-of the time that torch takes to start. Kernel, upload, ``worker.kernel_job`` and download are the real ones.
+The job is a stub in the place of ``worker.job``, in a wheel of its own: it sleeps and leaves files, in a
+tenth of the time that torch takes to start. Kernel, upload, ``worker.kernel_job`` and download are the real
+ones.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.lease import Intent
+from accel.core.money import ZERO, Rate
 from accel.core.offer import Offer, Realm
 from accel.core.runtime import Runtime
 from accel.providers.cards import card
 from accel.providers.colab import ColabProvider
 from accel.providers.colab_auth import ColabCredentials
-from accel.providers.colab_offers import RATE
 from accel.sandbox.colab import ColabSandbox
 from accel.wire import Envelope, pack_texts
 from accel.worker.bundle import Bundle
@@ -71,7 +72,8 @@ def offer(accelerator: str = "T4") -> Offer:
     gpu = card({"A100": "A100 40GB"}.get(accelerator, accelerator))
     assert gpu is not None
     ident = f"colab-sandbox-{accelerator.lower()}"
-    return Offer(ident, "colab", Realm.SANDBOX, gpu, RATE, RUNTIME.now(), "test")
+    rate = Rate(ZERO, RUNTIME.now().date(), "test")
+    return Offer(ident, "colab", Realm.SANDBOX, gpu, rate, RUNTIME.now(), "test")
 
 
 def intent_on(

@@ -36,7 +36,7 @@ def show_offers(
     spec = default_spec() if stage == "embed" else Spec(Stage(stage))
     need = Need(spec.stage, Lane(lane), spec.numerics)
     task = Task("offers", Lane(lane), spec, Size(items, tokens=items * tokens), need)
-    with open_pushing(asked, sandbox=sandbox) as session:
+    with open_pushing(asked, sandbox=sandbox, attended=True) as session:  # a person looks; nothing is begun
         answers, route = session.preview(task)
         realm = session.accelerator.realm
     if as_json:

@@ -27,7 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from accel.core.errors import ProviderError, Rejected, SettingsError, Unauthorised, Unreachable
+from accel.core.errors import ProviderError, Rejected, SettingsError, Unauthorised, Unreachable, UsageError
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
@@ -210,11 +210,15 @@ class ColabProvider:
         bundle = bundle or self._bundles.get(lease.name)
         if bundle is None:
             raise Rejected("it runs bundles, not bare machines.", provider=self.name)
+        try:
+            files = await self._runtime.offload(bundle_files, bundle)
+        except UsageError as bad:
+            raise Rejected(bad.message, provider=self.name, hint=bad.hint) from bad
         await self._machines.up(lease)
 
         async def begin(end: Jupyter) -> None:
             if await end.state(lease.name) is None:
-                await end.send(lease.name, await self._runtime.offload(bundle_files, bundle))
+                await end.send(lease.name, files)
                 await end.begin(lease.name, self._lifetime_s(lease))
 
         await self._machines.at(lease, begin)
@@ -287,5 +291,7 @@ def _alone(account: Account) -> str:
     term = terms.find(NAME, terms.Use.UNATTENDED)
     assert term is not None
     left = "unknown (counts as none)" if account.balance is None else f"{account.balance:g}"
-    return (f"its balance of compute units is {left}, and nobody is there to attend a free runtime: run it on "
-            f"a terminal, or say --attended. Term: {term.clause} ({term.url}, read {term.read_on})")  # fmt: skip
+    return (
+        f"its balance of compute units is {left}, and nobody is there to attend a free runtime: run it on a "
+        f"terminal, or say --attended. Term: {term.clause} ({term.url}, read {term.read_on})"
+    )

@@ -73,7 +73,8 @@ class Bearer:
             "refresh_token": self._credentials.refresh_token,
         }  # fmt: skip
         try:
-            told = (await self._transport.request("POST", "/token", content=_form(form), headers=_FORM)).mapping()
+            answer = await self._transport.request("POST", "/token", content=_form(form), headers=_FORM)
+            told = answer.mapping()
             token, seconds = str(told["access_token"]), float(told["expires_in"])
         except Rejected as refused:  # 400 invalid_grant: withdrawn, or unused for too long
             words = str(refused).removeprefix(f"{NAME}: ")

@@ -2,14 +2,14 @@
 
 Evidence: the discovery document ``colaboratory`` v1beta, revision 20261104, as google-api-python-client
 2.202.0 ships it (googleapiclient/discovery_cache/documents/colaboratory.v1beta.json); operations are asked
-for in v1 (colaboratory.v1.json), the one version that has them. The vendor's client is 111 MB installed: these
-are eight calls, and the sandbox that they are tested against is driven by it in ``make conformance``.
+for in v1 (colaboratory.v1.json), the one version that has them. The vendor's client is 111 MB installed;
+these are eight calls, and the sandbox that they are tested against is driven by it in ``make conformance``.
 
 What the document does not tell: the reasons of a refusal (``ErrorInfo.reason`` of code 9; read here by their
 words, and anything else counts as "nothing free now"), and whether a runtime is shown before its operation is
 done (taken here as not shown). The balance of compute units is not in the API: it is asked where Google's own
-command line asks it, ``GET /tun/m/ccu-info`` (google-colab-cli 0.7.5, client.py:245-249), and is None wherever
-that does not answer.
+command line asks it, ``GET /tun/m/ccu-info`` (google-colab-cli 0.7.5, client.py:245-249), and is None
+wherever that does not answer.
 """
 
 from __future__ import annotations

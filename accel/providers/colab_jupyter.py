@@ -95,7 +95,7 @@ class Jupyter:
         if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
             message = str(told.get("message", "")) if told else "it never began"
             raise JobFailed(f"the job left no result ({message})", provider=NAME)
-        into.mkdir(parents=True, exist_ok=True)
+        await self._offload(lambda: into.mkdir(parents=True, exist_ok=True))
         found = {file: await self._one(name, file, entry, into) for file, entry in files.items()}
         log = ""
         if (path := found.pop(LOG, None)) is not None:

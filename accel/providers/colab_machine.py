@@ -1,7 +1,8 @@
-"""The way to the runtimes that were ordered. Guarantee: a runtime that is gone is told from one that is silent.
+"""The way to the runtimes that were ordered. Guarantee: a runtime that is gone is told from one that is
+silent.
 
-Orders are followed by their operations, servers reached with a token that lasts; both are kept in memory only,
-and a process that knows neither asks the API.
+Orders are followed by their operations, servers reached with a token that lasts; both are kept in memory
+only, and a process that knows neither asks the API.
 """
 
 from __future__ import annotations

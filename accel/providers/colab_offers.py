@@ -2,9 +2,10 @@
 
 Colab's accelerators by its own names, cheapest first: T4, L4, V100, A100 (40 GB), G4 (RTX PRO 6000), H100
 (google-colab-cli 0.7.5, client.py:68-76; which of them an account may have, the API tells). Compute units are
-paid beforehand: an hour costs units, of which a balance is left, and no money is billed by the second. How many
-an hour costs, Google publishes nowhere that we have read: a person's own figure, with its day and source, turns
-a balance into hours; without one the balance is shown in units alone.
+paid beforehand: an hour costs units, of which a balance is left, and no money is billed by the second. How
+many an hour costs, Google publishes nowhere that we have read: a person's own figure, with its day and
+source, turns a balance into hours (``UNITS``, where the person has no newer one); without one the balance is
+shown in units alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from accel.providers.colab_calls import PAID, Account
 # Colab's name → the name in ``cards``, the cheapest first
 ACCELERATORS = {"T4": "T4", "L4": "L4", "V100": "V100", "A100": "A100 40GB", "G4": "RTX PRO 6000",
                 "H100": "H100"}  # fmt: skip
-RATE = Rate(ZERO, date(2026, 11, 28), "Colab: free of charge, or compute units that were paid beforehand")
 SECONDS_PER_BYTE_PRIOR = 1e-6  # 1 MB/s, an ordinary line's upload
 
 
@@ -38,7 +38,12 @@ class UnitRate:
     source: str
 
 
-UNITS: Mapping[str, UnitRate] = MappingProxyType({})
+# What a user read off his own account, years ago: newer accelerators are not in it, and rates have moved.
+_MEASURED = "a Pro+ user's own account, www.currypurin.com/entry/2022/09/30/093810"
+UNITS: Mapping[str, UnitRate] = MappingProxyType({
+    name: UnitRate(per_hour, date(2022, 9, 30), _MEASURED)
+    for name, per_hour in (("T4", 1.96), ("V100", 5.36), ("A100", 13.08))
+})  # fmt: skip
 
 
 def unfit(need: Need) -> str:
@@ -72,8 +77,9 @@ def offered(
         left_s = account.balance / rate.per_hour * 3600
         told += f"; {rate.per_hour:g} units an hour ({rate.source}, {rate.as_of})"
     return Offer(
-        id=f"{NAME}-{realm}-{name.lower()}", provider=NAME, realm=realm, gpu=gpu, rate=RATE, as_of=now,
-        source=f"Colab's API: {told}; cold start and transfer are priors, not measured",
+        id=f"{NAME}-{realm}-{name.lower()}", provider=NAME, realm=realm, gpu=gpu, as_of=now,
+        rate=Rate(ZERO, now.date(), f"Colab: {told}"),
+        source="Colab's API; cold start and transfer are priors, not measured",
         lanes=frozenset({Lane.BATCH}), numerics=numerics(gpu.capability), cold_s=cold_s,
         billing=Billing.QUOTA, quota_left_s=left_s, interruptible=True,
         seconds_per_byte=SECONDS_PER_BYTE_PRIOR if realm is Realm.REAL else 0.0,
@@ -83,8 +89,8 @@ def offered(
 def one_question(account: Account, intent: Intent) -> str:
     """What a person is asked before a runtime of the free tier is begun."""
     return (
-        f"Colab: {_told(account)}. Its terms allow a free runtime only while you are here and have started it "
-        f"yourself. Start one {intent.offer.gpu.name} for job {intent.task_id} now, and stay with it?"
+        f"Colab: {_told(account)}. Its terms allow a free runtime only while you are here and have started "
+        f"it yourself. Start one {intent.offer.gpu.name} for job {intent.task_id} now, and stay with it?"
     )
 
 

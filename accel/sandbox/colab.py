@@ -30,11 +30,12 @@ TOKEN_S = 3600.0  # "a short-lived credential": about an hour, by the users of t
 class ColabSandbox:
     """A Colab on loopback, in a thread, for as long as the ``with`` block lasts.
 
-    root: folder that keeps its sign-in and, while it runs, the runtimes' files; None: a temporary one. port: 0
-    takes a free one. key: an access token that does not end; "" keeps that of ``root``, or makes one. tier:
+    root: folder that keeps its sign-in and, while it runs, the runtimes' files; None: a temporary one. port:
+    0 takes a free one. key: an access token that does not end; "" keeps that of ``root``, or makes one. tier:
     FREE, PRO, PRO_PLUS, or "" for one that is not told. balance: compute units; None: not told. time_scale:
-    the making of a runtime and its token last 1/time_scale of their nominal cold_s and token_s. expires_s: real
-    seconds of an access token that was fetched. eager: see ``Runtimes``. now: epoch seconds. Raises UsageError for a port that is taken.
+    the making of a runtime and its token last 1/time_scale of their nominal cold_s and token_s. expires_s:
+    real seconds of an access token that was fetched. eager: see ``Runtimes``. now: epoch seconds. Raises
+    UsageError for a port that is taken.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ColabSandbox:
         server = self._server = Server("sandbox Colab", self._port)
         try:
             if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-colab-", ignore_cleanup_errors=True)
+                self._temporary = tempfile.TemporaryDirectory(prefix="accel-colab-")
                 self.root = Path(self._temporary.name)
             self.root.mkdir(parents=True, exist_ok=True)
             self._sign_in(self.root / "account.json")

@@ -1,11 +1,12 @@
-"""The proxy in front of the runtimes. Guarantee: no byte reaches a Jupyter server without its runtime's token.
+"""The proxy in front of the runtimes. Guarantee: no byte reaches a Jupyter server without its runtime's
+token.
 
 Colab's runtimes are reached at an address of their own, with a proxy token that expires (discovery document
 colaboratory v1beta, 20261104, ConnectionInfo). Here each connection carries one request: it is read up to the
 end of its headers, meets its fault, is checked and noted, and is then passed on byte by byte, websockets too,
 under the server's own token. The token is taken as header X-Colab-Runtime-Proxy-Token, as
-``colab-runtime-proxy-token`` or ``token`` of the query, or as "Authorization: token …" or "Bearer …": all ways
-in which Google's command line sends it (google-colab-cli 0.7.5, runtime.py:107-141, contents.py:36).
+``colab-runtime-proxy-token`` or ``token`` of the query, or as "Authorization: token …" or "Bearer …": all
+ways in which Google's command line sends it (google-colab-cli 0.7.5, runtime.py:107-141, contents.py:36).
 """
 
 from __future__ import annotations
@@ -237,6 +238,8 @@ async def _spoiled(body: bytes, kind: FaultKind, writer: Writer) -> None:
 
 
 def _head(status: int, length: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Answer')}", "Content-Type: application/json",
-             f"Content-Length: {length}", "Connection: close", *(f"{k}: {v}" for k, v in headers.items())]  # fmt: skip
+    lines = [
+        f"HTTP/1.1 {status} {REASONS.get(status, 'Answer')}", "Content-Type: application/json",
+        f"Content-Length: {length}", "Connection: close", *(f"{k}: {v}" for k, v in headers.items()),
+    ]  # fmt: skip
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

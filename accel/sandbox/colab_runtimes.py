@@ -1,9 +1,10 @@
-"""The runtimes of a loopback Colab. Guarantee: one that is gone runs nothing, and each token opens one of them.
+"""The runtimes of a loopback Colab. Guarantee: one that is gone runs nothing, and each token opens one of
+them.
 
-A runtime is ordered, is being made for its nominal cold start (and is shown to nobody meanwhile), and then is a
-Jupyter server behind the proxy (``sandbox.colab_proxy``). It ends when it is deleted or unassigned, also by
-itself (TBE_RUNTIME_ADDR, see ``worker.kernel_job``'s evidence), or when it is taken away. Runtimes end with
-their sandbox: Colab's, too, keep nothing.
+A runtime is ordered, is being made for its nominal cold start (and is shown to nobody meanwhile), and then
+is a Jupyter server behind the proxy (``sandbox.colab_proxy``). It ends when it is deleted or unassigned,
+also by itself (TBE_RUNTIME_ADDR, see ``worker.kernel_job``'s evidence), or when it is taken away. Runtimes
+end with their sandbox: Colab's, too, keep nothing.
 
 Not imitated: the GPU and the image (code sees this machine's Python), idle limits, Drive.
 """
@@ -57,8 +58,8 @@ class Runtimes:
     """The runtimes of one account. All methods run on the server's event loop.
 
     cold_s: nominal seconds of one's making; token_s: nominal seconds that a token lasts; both last
-    1/``time_scale`` of that. eager: a runtime is made once its server listens, too; else the server is started
-    by the first request to it (starting one takes 4 s of a slow processor).
+    1/``time_scale`` of that. eager: a runtime is made once its server listens, too; else the server is
+    started by the first request to it (starting one takes 4 s of a slow processor).
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Runtimes:
         """Order one. cold_s: nominal, None for never, −1 for the usual."""
         wait = self.cold_s if cold_s == -1.0 else cold_s
         now = self.now()
-        vm = Vm(ident, spec, version, now, None if wait is None else now + wait / self.time_scale, free_port())
+        ready = None if wait is None else now + wait / self.time_scale
+        vm = Vm(ident, spec, version, now, ready, free_port())
         self._vms[ident] = vm
         if self._eager:
             self._do(self.listening(vm))

@@ -77,7 +77,8 @@ class Tunnel:
             return {"currentBalance": self._account.balance, "consumptionRateHourly": n * self._account.rate,
                     "assignmentsCount": n}  # fmt: skip
         if call == "ListAssignments":
-            return {"assignments": [self._assigned(vm) | {"machineShape": 0} for vm in self._runtimes.shown()]}
+            shown = self._runtimes.shown()
+            return {"assignments": [self._assigned(vm) | {"machineShape": 0} for vm in shown]}
         if call in ("Assign", "Unassign"):
             if given not in self._account.tickets:
                 raise Refused(403, "the XSRF token is missing")

@@ -1,12 +1,13 @@
-"""A runtime's machine: a real Jupyter server and all that comes of it. Guarantee: nothing of it outlives this.
+"""A runtime's machine: a real Jupyter server and all that comes of it. Guarantee: nothing of it outlives
+this.
 
 Started by ``sandbox.colab_runtimes`` as ``python -I colab_vm.py PORT FOLDER``, standard library only. The
-server's root is FOLDER/root, as a Colab machine's root is "/"; its "content" is where kernels begin. A kernel,
-and what it starts in sessions of their own, are not in the server's process group: on Linux this process takes
-over whoever loses its parent (PR_SET_CHILD_SUBREAPER), so that at the end every descendant is found and killed.
-The end is that of the server, or of standard input, which the operating system closes even when the sandbox is
-killed with SIGKILL. What cannot be caught: a SIGKILL of this very process leaves kernels, which end when they
-see that their server is gone, and their jobs.
+server's root is FOLDER/root, as a Colab machine's root is "/"; its "content" is where kernels begin. A
+kernel, and what it starts in sessions of their own, are not in the server's process group: on Linux this
+process takes over whoever loses its parent (PR_SET_CHILD_SUBREAPER), so that at the end every descendant is
+found and killed. The end is that of the server, or of standard input, which the operating system closes even
+when the sandbox is killed with SIGKILL. What cannot be caught: a SIGKILL of this very process leaves
+kernels, which end when they see that their server is gone, and their jobs.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The wire protocols of Colab, on loopback. Guarantee: what is not imitated answers 501.
 
 The official API: discovery documents colaboratory v1beta and v1, revision 20261104, as shipped by
-google-api-python-client 2.202.0; v1beta has runtimes, runtimespecs and subscription, v1 the operations; errors
-are google.rpc.Status in {"error": {code, message, status}}. Beside it what Google's command line speaks
-(``sandbox.colab_tunnel``), which shows the same runtimes.
+google-api-python-client 2.202.0; v1beta has runtimes, runtimespecs and subscription, v1 the operations;
+errors are google.rpc.Status in {"error": {code, message, status}}. Beside it what Google's command line
+speaks (``sandbox.colab_tunnel``), which shows the same runtimes.
 
 Google's token service is POST /token (google-auth 2.63.0, google/oauth2/_client.py:465-531). A machine ends
 itself by POST $TBE_RUNTIME_ADDR/unassign (googlecolab/colabtools, google/colab/runtime.py).
 
-Ours, because nobody publishes them: the words and ``reason`` of a refusal; that a runtime in the making is not
-shown.
+Ours, because nobody publishes them: the words and ``reason`` of a refusal; that a runtime in the making is
+not shown.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class ColabApp(LoopbackApp):
     async def answer(self, request: Request, path: str, call: str, fault: Fault | None) -> Response:
         """Who asks, then the call."""
         if not call:
-            raise Refused(501 if path.startswith(("/v1", "/tun/")) else 404, f"not imitated: {request.method} {path}")
+            known = path.startswith(("/v1", "/tun/"))
+            raise Refused(501 if known else 404, f"not imitated: {request.method} {path}")
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
             raise Refused(413, "the request is too large")
@@ -163,7 +164,8 @@ class ColabApp(LoopbackApp):
             return JSONResponse(told, 400)
         token = f"ya29.{secrets.token_hex(32)}"
         account.tokens[token] = self.runtimes.now() + self._expires_s
-        return JSONResponse({"access_token": token, "expires_in": round(self._expires_s), "token_type": "Bearer"})
+        lasts = round(self._expires_s)
+        return JSONResponse({"access_token": token, "expires_in": lasts, "token_type": "Bearer"})
 
     async def _end_itself(self, secret: str) -> Response:
         vm = next((v for v in self.runtimes.all() if hmac.compare_digest(v.secret, secret)), None)
@@ -199,7 +201,8 @@ class ColabApp(LoopbackApp):
             case "ListRuntimeSpecs":
                 return {"runtimeSpecs": [{"key": k, "eligible": self.account.may_have(k)} for k in specs()]}
             case "GetSubscription":
-                return {"name": "subscription", "tier": f"SUBSCRIPTION_TIER_{self.account.tier or 'UNSPECIFIED'}"}
+                tier = self.account.tier or "UNSPECIFIED"
+                return {"name": "subscription", "tier": f"SUBSCRIPTION_TIER_{tier}"}
             case _:  # GetOperation, WaitOperation: it answers what is so by now, as one that timed out does
                 order = self.orders.get(f"operations/{ident.removesuffix(':wait')}")
                 if order is None:
@@ -248,8 +251,8 @@ class ColabApp(LoopbackApp):
         assert order.vm is not None
         if not self.runtimes.made(order.vm):
             return told  # proto3's JSON leaves a false out
-        made = self._runtime(order.vm)
-        return told | {"done": True, "response": {"@type": "type.googleapis.com/google.colaboratory.Runtime", **made}}
+        made = {"@type": "type.googleapis.com/google.colaboratory.Runtime", **self._runtime(order.vm)}
+        return told | {"done": True, "response": made}
 
     def _runtime(self, vm: Vm) -> dict[str, Any]:
         self.runtimes.fresh(vm)

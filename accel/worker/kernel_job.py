@@ -1,11 +1,12 @@
-"""One bundle under a Jupyter kernel's roof. Guarantee: it ends by its time, and what it left is told with sha256.
+"""One bundle under a Jupyter kernel's roof. Guarantee: it ends by its time, and what it left is told with
+sha256.
 
 Travels as a file of its own (``run.py``) into a folder of the runtime, beside the bundle's files and
-``manifest.json`` (name → {"bytes", "sha256"}); standard library only. ``CELL`` is what the kernel executes: it
-begins the job once, however often it is sent, and stays busy for as long as the job runs, so that the runtime
-counts as used for just that long. ``state.json`` always says where it is: {"state", "message", "files"}; the
-files of a job that ended lie in ``parts/``, cut to ``PIECE`` bytes, because a Jupyter server hands out a file
-whole and in memory.
+``manifest.json`` (name → {"bytes", "sha256"}); standard library only. ``CELL`` is what the kernel executes:
+it begins the job once, however often it is sent, and stays busy for as long as the job runs, so that the
+runtime counts as used for just that long. ``state.json`` always says where it is: {"state", "message",
+"files"}; the files of a job that ended lie in ``parts/``, cut to ``PIECE`` bytes, because a Jupyter server
+hands out a file whole and in memory.
 
 The runtime itself ends ``GRACE_S`` after the job's lifetime, however it went: ``POST
 http://$TBE_RUNTIME_ADDR/unassign`` is what ``google.colab.runtime.unassign`` does (googlecolab/colabtools,
@@ -94,7 +95,8 @@ def end_runtime(after_s: float) -> None:
     """Give the runtime back once ``after_s`` have passed; nothing where it is none of Colab's."""
     time.sleep(after_s)
     if address := os.environ.get("TBE_RUNTIME_ADDR"):
-        urllib.request.urlopen(urllib.request.Request(f"http://{address}/unassign", method="POST"), timeout=60)
+        request = urllib.request.Request(f"http://{address}/unassign", method="POST")
+        urllib.request.urlopen(request, timeout=60)
 
 
 def _own(command: list[str], log: Path, cwd: Path) -> subprocess.Popen[bytes]:
