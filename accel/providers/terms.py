@@ -135,9 +135,13 @@ def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsErr
         if term.allowed is Allowed.ASK and term.key in accepted:
             continue
         verb = "forbid" if term.allowed is Allowed.NO else "ask you to accept before"
+        mended = ""
+        if term.allowed is Allowed.ASK:
+            own = " or attend it, on a terminal or with --attended" if use is Use.UNATTENDED else ""
+            mended = f' Put "{term.key}" into accepted_terms,{own or " if you do"}.'
         what = "live serving" if use is Use.LIVE else f"{use} use"
         return TermsError(
-            f"{provider}: its terms {verb} {what}.",
+            f"{provider}: its terms {verb} {what}.{mended}",
             clause=term.clause + (" [quoted second-hand]" if term.second_hand else ""),
             url=term.url, read_on=term.read_on.isoformat(),
         )  # fmt: skip

@@ -27,6 +27,20 @@ from accel.sandbox.runner import PASSED
 
 VM = Path(__file__).with_name("colab_vm.py")
 STOP_S = 5.0
+# Google's command line begins with os.makedirs("/content") and os.chdir("/content") (commands/run.py): in a
+# kernel here, that is the runtime's own folder. Nothing else of that path is imitated.
+CONTENT = """\
+import os as _os
+def _inside(do, here={content!r}):
+    def done(path, *more, **named):
+        text = _os.fspath(path) if isinstance(path, (str, _os.PathLike)) else path
+        if isinstance(text, str) and (text + "/").startswith("/content/"):
+            path = here + text[len("/content"):]
+        return do(path, *more, **named)
+    return done
+_os.chdir, _os.makedirs = _inside(_os.chdir), _inside(_os.makedirs)
+del _inside, _os
+"""
 BOOT_S = 90.0  # real, for a Jupyter server to listen
 
 
@@ -117,6 +131,11 @@ class Runtimes:
             self._do(self.listening(vm))
         return vm
 
+    async def ready(self, vm: Vm) -> None:
+        """Wait for its server, where runtimes are made with one."""
+        if self._eager:
+            await self.listening(vm)
+
     async def listening(self, vm: Vm) -> bool:
         """Start its server, if nobody has; whether it listens in the end."""
         async with vm.booting:
@@ -188,6 +207,9 @@ class Runtimes:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier sandbox on this folder
         for name in ("root/content", "home", "tmp"):
             (folder / name).mkdir(parents=True)
+        startup = folder / "home" / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "00-content.py").write_text(CONTENT.format(content=str(folder / "root" / "content")))
         with (folder / "vm.log").open("wb") as errors:
             vm.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", str(VM), str(vm.port), str(folder), stdin=asyncio.subprocess.PIPE,

@@ -108,7 +108,9 @@ class Tunnel:
         refused = fault is not None and fault.kind in (FaultKind.SESSION_COUNT, FaultKind.REFUSE_PUSH)
         if refused or len(self._runtimes.all()) >= self._account.limit:
             raise Refused(412, "too many assignments")
-        return self._assigned(await self._runtimes.make(ident, key, cold_s=0.0))
+        vm = await self._runtimes.make(ident, key, cold_s=0.0)
+        await self._runtimes.ready(vm)  # the answer to this POST is a runtime that can be used
+        return self._assigned(vm)
 
     def _assigned(self, vm: Vm) -> dict[str, Any]:
         self._runtimes.fresh(vm)

@@ -32,7 +32,7 @@ def command(port: int, root: Path) -> list[str]:
         "ServerApp.root_dir": str(root), "ServerApp.open_browser": False, "ServerApp.allow_root": True,
         "ServerApp.jpserver_extensions": "{}", "ServerApp.terminals_enabled": False,
         "ServerApp.allow_origin": "*", "ServerApp.allow_remote_access": True, "ServerApp.log_level": "WARN",
-        "ContentsManager.allow_hidden": True,
+        "MappingKernelManager.root_dir": str(root / "content"), "ContentsManager.allow_hidden": True,
     }  # fmt: skip
     return [sys.executable, "-m", "jupyter_server", *(f"--{k}={v}" for k, v in settings.items())]
 

@@ -43,7 +43,7 @@ CALLS = (
     ("GET", r"/v1beta/runtimespecs", "ListRuntimeSpecs"),
     ("GET", r"/v1beta/subscription", "GetSubscription"),
     ("GET", r"/v1/operations/[^/:]+", "GetOperation"),
-    ("POST", r"/v1/operations/[^/:]+:wait", "WaitOperation"),
+    ("GET", r"/v1/operations/[^/:]+:wait", "WaitOperation"),
     ("POST", r"/token", "Token"),
     ("GET", r"/tun/m/assign", "GetAssignment"),
     ("POST", r"/tun/m/assign", "Assign"),
