@@ -26,6 +26,7 @@ from accel.core.errors import SettingsError
 KEY_NAMES = (
     "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "RUNPOD_API_KEY", "VASTAI_API_KEY",
     "VAST_API_KEY", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_API_KEY", "COLAB_API_KEY",
+    "COLAB_CLI",
 )  # fmt: skip
 
 # kaggle.json has held 32 hexadecimal digits since there has been one
@@ -56,6 +57,7 @@ class ColabKey(BaseModel):
     client_id: str = ""
     client_secret: SecretStr = SecretStr("")
     refresh_token: SecretStr = SecretStr("")
+    cli: str = ""  # the program of Google's command line, which signs in by itself
 
 
 class ModalKey(BaseModel):
@@ -148,11 +150,13 @@ def colab_key(read: Callable[[str], str] = key) -> ColabKey | None:
     path of its file; or "adc", for the file of GOOGLE_APPLICATION_CREDENTIALS, else gcloud's own.
 
     That file is never taken unasked: it is there for other work of the same person, and one credential is
-    enough. Raises SettingsError for what cannot be a sign-in.
+    enough. Without COLAB_API_KEY, COLAB_CLI may name the program of Google's command line, which has a
+    sign-in of its own. Raises SettingsError for what cannot be a sign-in.
     """
     value = read("COLAB_API_KEY")
     if not value:
-        return None
+        program = read("COLAB_CLI")
+        return ColabKey(cli=str(Path(program).expanduser())) if program else None
     if value == "adc":
         chosen = read("GOOGLE_APPLICATION_CREDENTIALS")
         value = chosen or str(Path("~/.config/gcloud/application_default_credentials.json"))
@@ -183,7 +187,7 @@ READERS: dict[str, Callable[[], Key | None]] = {
 VARIABLES = {
     "kaggle": "KAGGLE_API_TOKEN (kaggle.com, Settings, API)", "runpod": "RUNPOD_API_KEY",
     "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
-    "colab": "COLAB_API_KEY (an access token, the file of an authorised user, or adc)",
+    "colab": "COLAB_API_KEY (an access token, the file of an authorised user, or adc), or COLAB_CLI",
 }  # fmt: skip
 
 

@@ -116,6 +116,13 @@ def _colab(site: Site, how: Access) -> Provider:
     from accel.providers.colab_auth import ColabCredentials
 
     key = how.key if isinstance(how.key, ColabKey) else ColabKey()
+    if key.cli and not how.endpoint:
+        from accel.providers.colab_cli import ColabCliProvider
+
+        return ColabCliProvider(
+            program=[key.cli], config=site.home / "colab-sessions.json", runtime=site.runtime,
+            realm=site.realm, accepted_terms=site.accepted, confirm=site.confirm,
+        )  # fmt: skip
     return ColabProvider(
         realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
         credentials=ColabCredentials(

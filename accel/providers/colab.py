@@ -44,7 +44,7 @@ from accel.worker.kernel_job import GRACE_S, manifest
 
 Confirm = Callable[[str], bool]
 NO_KEY = ("no credentials: set COLAB_API_KEY to an access token, to the file of an authorised user, or to "
-          "\"adc\"")  # fmt: skip
+          "\"adc\"; or COLAB_CLI to the program of Google's command line")  # fmt: skip
 PREFIX = "accel-"
 # RFC 1034 as the document has it: 1 to 63 characters, a letter first, a letter or digit last
 NAME_RULE = re.compile(r"accel-[a-z0-9-]{0,56}[a-z0-9]")
@@ -123,7 +123,7 @@ class ColabProvider:
                 return Unfit(self.name, self.realm, NO_KEY, now, mendable=True)
             account = await self._known_account()
             if not account.unattended and self._confirm is None:
-                return Unfit(self.name, self.realm, _alone(account), now, mendable=True)
+                return Unfit(self.name, self.realm, alone(account), now, mendable=True)
             busy = tuple(m.name for m in await self._calls.runtimes())
             return offered(account, busy, need, self.realm, now, cold_s=self._cold_s, units=self._units)
         except Unauthorised as error:
@@ -251,7 +251,7 @@ class ColabProvider:
         if intent.name in self._agreed:
             return
         if self._confirm is None:
-            raise Rejected(f"{_alone(account)}.", provider=self.name)
+            raise Rejected(f"{alone(account)}.", provider=self.name)
         if not await self._runtime.offload(self._confirm, one_question(account, intent)):
             raise Rejected("you said no to a runtime on the free tier.", provider=self.name)
         self._agreed.add(intent.name)
@@ -286,7 +286,7 @@ class ColabProvider:
         return str(error).removeprefix(f"{self.name}: ")
 
 
-def _alone(account: Account) -> str:
+def alone(account: Account) -> str:
     """Why nothing may run while nobody is there."""
     term = terms.find(NAME, terms.Use.UNATTENDED)
     assert term is not None

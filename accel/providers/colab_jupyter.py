@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,6 +34,7 @@ from accel.worker.kernel_job import BEGUN, CELL, LOG, PIECE
 ROOT = "content"
 TOKEN_HEADER = "X-Colab-Runtime-Proxy-Token"
 CHUNK = 8 << 20  # bytes of an upload's chunk
+Read = Callable[[str, int], Awaitable[bytes]]
 
 
 class Jupyter:
@@ -55,14 +56,9 @@ class Jupyter:
     async def state(self, name: str) -> Mapping[str, Any] | None:
         """What the job in folder ``name`` tells of itself (see ``worker.kernel_job``); None: not begun."""
         try:
-            told = json.loads(await self._read(f"{name}/state.json", MAX_FILES * 512))
+            return read_state(await self._read(f"{name}/state.json", MAX_FILES * 512))
         except NotFound:
             return None
-        except (ValueError, RecursionError):
-            raise Unreachable("what its job tells cannot be read.", provider=NAME) from None
-        if not isinstance(told, dict) or not isinstance(told.get("state"), str):
-            raise Unreachable("what its job tells cannot be read.", provider=NAME)
-        return told
 
     async def send(self, name: str, files: Mapping[str, bytes]) -> None:
         """Put ``files`` into folder ``name`` (made, if need be)."""
@@ -90,40 +86,7 @@ class Jupyter:
 
     async def fetch(self, name: str, into: Path) -> Fetched:
         """Every file of the job, in ``into`` (created), each of the size and sha256 that were told."""
-        told = await self.state(name)
-        files = told.get("files") if told else None
-        if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
-            message = str(told.get("message", "")) if told else "it never began"
-            raise JobFailed(f"the job left no result ({message})", provider=NAME)
-        await self._offload(lambda: into.mkdir(parents=True, exist_ok=True))
-        found = {file: await self._one(name, file, entry, into) for file, entry in files.items()}
-        log = ""
-        if (path := found.pop(LOG, None)) is not None:
-            log = path.read_text(errors="replace")
-            path.unlink()
-        if not found:
-            raise JobFailed("the job left no result", provider=NAME, log_tail=log[-2000:])
-        return Fetched(found, log)
-
-    async def _one(self, name: str, file: str, entry: Any, into: Path) -> Path:
-        try:
-            size, digest, parts = int(entry["bytes"]), str(entry["sha256"]), int(entry["parts"])
-        except (KeyError, TypeError, ValueError):
-            raise BadOutput("its list of files cannot be read.", provider=NAME) from None
-        if not SAFE.fullmatch(file) or not 0 <= size <= MAX_FILE or not 1 <= parts <= size // PIECE + 1:
-            raise BadOutput("it names a file that may not come here.", provider=NAME)
-        part = into / f".{file}.part"
-        try:
-            with part.open("wb") as out:
-                for number in range(parts):
-                    out.write(await self._read(f"{name}/parts/{file}.{number}", PIECE))
-            if part.stat().st_size != size or await self._offload(sha256_of, part) != digest:
-                raise BadOutput(f"{file} is not what the runtime told.", provider=NAME)
-            return part.replace(into / file)
-        except NotFound:
-            raise BadOutput(f"{file}: it is listed, but not there.", provider=NAME) from None
-        finally:
-            part.unlink(missing_ok=True)
+        return await brought_home(name, await self.state(name), into, self._read, self._offload)
 
     # --- the wire
 
@@ -206,3 +169,58 @@ def _request(session: str, code: str) -> dict[str, Any]:
     }  # fmt: skip
     return {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell",
             "buffers": []}  # fmt: skip
+
+
+async def brought_home(
+    name: str, told: Mapping[str, Any] | None, into: Path, read: Read, offload: Offload
+) -> Fetched:
+    """Every file that the job in folder ``name`` tells of (``told``: its state), in ``into`` (created).
+
+    read: a path below the working folder and a limit in bytes → what is there. Raises JobFailed for a job
+    that left nothing, BadOutput for a file that is not what was told.
+    """
+    files = told.get("files") if told else None
+    if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
+        message = str(told.get("message", "")) if told else "it never began"
+        raise JobFailed(f"the job left no result ({message})", provider=NAME)
+    await offload(lambda: into.mkdir(parents=True, exist_ok=True))
+    found = {file: await _one(name, file, entry, into, read, offload) for file, entry in files.items()}
+    log = ""
+    if (path := found.pop(LOG, None)) is not None:
+        log = path.read_text(errors="replace")
+        path.unlink()
+    if not found:
+        raise JobFailed("the job left no result", provider=NAME, log_tail=log[-2000:])
+    return Fetched(found, log)
+
+
+async def _one(name: str, file: str, entry: Any, into: Path, read: Read, offload: Offload) -> Path:
+    try:
+        size, digest, parts = int(entry["bytes"]), str(entry["sha256"]), int(entry["parts"])
+    except (KeyError, TypeError, ValueError):
+        raise BadOutput("its list of files cannot be read.", provider=NAME) from None
+    if not SAFE.fullmatch(file) or not 0 <= size <= MAX_FILE or not 1 <= parts <= size // PIECE + 1:
+        raise BadOutput("it names a file that may not come here.", provider=NAME)
+    part = into / f".{file}.part"
+    try:
+        with part.open("wb") as out:
+            for number in range(parts):
+                out.write(await read(f"{name}/parts/{file}.{number}", PIECE))
+        if part.stat().st_size != size or await offload(sha256_of, part) != digest:
+            raise BadOutput(f"{file} is not what the runtime told.", provider=NAME)
+        return part.replace(into / file)
+    except NotFound:
+        raise BadOutput(f"{file}: it is listed, but not there.", provider=NAME) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_state(data: bytes) -> Mapping[str, Any]:
+    """What a job tells of itself (``worker.kernel_job``). Raises Unreachable for what is no such thing."""
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("state"), str):
+        raise Unreachable("what its job tells cannot be read.", provider=NAME)
+    return told

@@ -31,9 +31,9 @@ GRACE_S = 900.0  # after the lifetime, for whoever fetches; then the runtime giv
 BEGUN = "accel: begun"
 LOG = "job.log"
 # {folder}, {seconds}: a name below the kernel's working folder, and the job's lifetime
-CELL = """\
+BEGIN = """\
 import json, os, pathlib, subprocess, sys
-_f = pathlib.Path({folder!r}).resolve()
+_f, _p = pathlib.Path({folder!r}).resolve(), None
 try:
     os.close(os.open(_f / "begun", os.O_CREAT | os.O_EXCL))
 except FileExistsError:
@@ -44,6 +44,9 @@ else:
     _p = subprocess.Popen([sys.executable, "-u", "run.py", {seconds!r}], cwd=_f, stdin=subprocess.DEVNULL,
         stdout=open(_f / "run.log", "ab"), stderr=subprocess.STDOUT, start_new_session=True)
     print("accel: begun", flush=True)
+"""
+CELL = BEGIN + """\
+if _p is not None:
     _p.wait()
     if json.loads((_f / "state.json").read_text())["state"] == "running":
         (_f / "state.part").write_text(json.dumps({{"state": "failed", "message":

@@ -8,9 +8,11 @@ command line one thing is set, for which it has neither flag nor variable: the a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from colab_cloud import RUNTIME, intent_on
 
+from accel.core.errors import NoCapacity, Unreachable
+from accel.core.lease import Released, Unknown
+from accel.core.offer import Offer, Realm
+from accel.core.task import Lane, Need, Stage
+from accel.providers.base import JobState
+from accel.providers.colab_cli import ColabCliProvider
 from accel.sandbox.colab import ColabSandbox
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
@@ -159,3 +168,52 @@ def test_the_command_line_tells_refusals(cli: Cli, cloud: ColabSandbox) -> None:
     cloud.set_faults({"on": "Assign", "kind": "session_count"})
     full = cli("new", "--gpu", "T4")
     assert (full.returncode, "too many active sessions" in full.stderr) == (1, True), full.stderr
+
+
+def test_our_adapter_runs_a_job_by_the_command_line(cli: Cli, cloud: ColabSandbox, tmp_path: Path) -> None:
+    """The way for an account that the API is not open to; one program stands for the whole command line."""
+    program = tmp_path / "colab"
+    words = shlex.join([str(ROOT / "colab-cli" / "bin" / "python"), str(tmp_path / "colab.py")])
+    program.write_text(f"#!/bin/sh\nHOME={tmp_path} COLAB_URL={cloud.url} exec {words} \"$@\"\n")
+    program.chmod(0o755)
+    given: dict[str, Any] = {
+        "program": [str(program)], "config": tmp_path / "sessions.json", "runtime": RUNTIME,
+        "realm": Realm.SANDBOX, "accepted_terms": ("colab/attended",), "confirm": lambda _: True,
+        "call_s": 120.0, "boot_s": 200.0,
+    }  # fmt: skip
+    intent = intent_on(tmp_path, 0.5)
+
+    async def scenario() -> None:
+        colab = ColabCliProvider(**given)
+        found = await colab.probe(Need(Stage.EMBED, Lane.BATCH))
+        assert isinstance(found, Offer), found
+        assert "compute units left 0" in found.rate.source
+        assert await colab.find(intent) is None
+        lease = await colab.create(intent)
+        successor = ColabCliProvider(**given)
+        assert await successor.find(intent) == lease
+        while True:
+            progress = await successor.poll(lease)
+            if progress.state.terminal:
+                break
+            await asyncio.sleep(0.1)
+        assert progress.state is JobState.DONE
+        fetched = await successor.fetch(lease, tmp_path / "home")
+        assert fetched.files["big.bin"].stat().st_size == 1 << 20
+        full = intent_on(tmp_path, 0.5)
+        with pytest.raises(NoCapacity, match="too many active sessions"):
+            await successor.create(full)
+        # a session of which nobody here knows the name: unknown is not none
+        stranger = ColabCliProvider(**{**given, "config": tmp_path / "other.json"})
+        assert isinstance(await stranger.leases(), Unknown)
+        with pytest.raises(Unreachable, match="without a name"):
+            await stranger.find(intent)
+        assert isinstance(await successor.release(lease), Released)
+        assert await successor.leases() == ()
+        assert (await ColabCliProvider(**given).poll(lease)).state is JobState.ABSENT
+        hasty = ColabCliProvider(**{**given, "boot_s": 0.3})
+        with pytest.raises(Unreachable, match="did not end within"):
+            await hasty.create(intent_on(tmp_path, 0.5))
+
+    asyncio.run(scenario())
+    assert cloud.things() == []
