@@ -97,7 +97,7 @@ class ColabProvider:
         self._poll_s = (3.0 if endpoint is None else 0.1) if poll_s is None else poll_s
         self._machines = ColabMachines(
             self._calls, runtime, scheme="http" if endpoint else "https", call_s=call_s, boot_s=boot_s,
-            settle_s=(300.0 if endpoint is None else 2.0) if settle_s is None else settle_s,
+            settle_s=(300.0 if endpoint is None else 20.0) if settle_s is None else settle_s,
             poll_s=self._poll_s,
         )  # fmt: skip
         self._account: tuple[float, Account] | None = None

@@ -69,7 +69,9 @@ class ColabMachines:
             machine = order.machine if order is not None else None
             if (machine is None or machine.connection is None) and (order is None or order.done):
                 machine = await self._calls.runtime(lease.remote_id)
-                if machine is None and (order is not None or not self.too_new_s(lease)):
+                # an order that another process made may take as long as any to be shown
+                young = (self._runtime.now() - lease.created_at).total_seconds() < self._boot_s
+                if machine is None and (order is not None or not young):
                     raise Preempted("the runtime is gone.", provider=NAME)
             if machine is not None and machine.connection is not None:
                 self._adopt(lease.name, machine)
