@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,13 +199,14 @@ async def open_accelerator(
     realm: Realm = Realm.REAL, *, worker: Worker | None = None, asked: Sequence[str] = (),
     access: Mapping[str, keys.Access] | None = None, home: Path | None = None,
     patience: Patience = Patience(), use_cache: bool = True,  # noqa: B008 - a frozen value
-    adopt: bool = True,
+    adopt: bool = True, confirm: Callable[[str], bool] | None = None,
 ) -> AsyncIterator[GPUAccelerator]:  # fmt: skip
     """Everything wired for this machine, and closed again.
 
     asked: providers wanted for this very use, before those of the settings. home: where ledger, cache
     and jobs lie. access: how each provider is reached; in the real realm the person's own keys are read when
-    it is not given. adopt: take over live replicas that processes which are gone have left. Raises
+    it is not given. adopt: take over live replicas that processes which are gone have left. confirm: asks the
+    person in front a yes-or-no question (what Colab's free tier wants); None: nobody is there. Raises
     SettingsError for a key that cannot be one.
     """
     settings, runtime = config.load_settings(), Runtime.production()
@@ -214,20 +216,21 @@ async def open_accelerator(
     for name in asked:
         if name in settings.disabled:
             raise UsageError(f"{name} is disabled in your settings.", hint=f"See {config.settings_file()}.")
+    accepted = (*settings.accepted_terms, *((terms.attended("colab"),) if confirm else ()))
     ledger = Ledger(root / "ledger.sqlite3", realm, runtime.now)
     cache = None
     try:
         cache = ExactCache(root / "cache.sqlite3") if use_cache else None
         found = roster(
-            realm, worker or Worker(), root, runtime, access=access, accepted=settings.accepted_terms,
-            taken=partial(leases.taken, ledger),
+            realm, worker or Worker(), root, runtime, access=access, accepted=accepted,
+            taken=partial(leases.taken, ledger), confirm=confirm,
         )  # fmt: skip
         found = [p for p in found if p.name not in settings.disabled]
         budgets = Budgets(ledger, limits(settings, realm))
         budgets.recover()
         accelerator = GPUAccelerator(
-            Board(found, runtime, settings.accepted_terms), ledger, budgets, cache, runtime, root / "jobs",
-            preference(settings, asked), patience,
+            Board(found, runtime, accepted), ledger, budgets, cache, runtime, root / "jobs",
+            dataclasses.replace(preference(settings, asked), accepted=accepted), patience,
         )  # fmt: skip
         accelerator.recall()
         if adopt:

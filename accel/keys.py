@@ -26,6 +26,7 @@ from accel.core.errors import SettingsError
 KEY_NAMES = (
     "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "RUNPOD_API_KEY", "VASTAI_API_KEY",
     "VAST_API_KEY", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_API_KEY", "COLAB_API_KEY",
+    "COLAB_CLI",
 )  # fmt: skip
 
 # kaggle.json has held 32 hexadecimal digits since there has been one
@@ -48,6 +49,17 @@ class ApiKey(BaseModel):
     key: SecretStr
 
 
+class ColabKey(BaseModel):
+    """An access token of Google's, or what one is fetched with: the fields of an "authorised user"."""
+
+    model_config = ConfigDict(frozen=True)
+    token: SecretStr = SecretStr("")
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    refresh_token: SecretStr = SecretStr("")
+    cli: str = ""  # the program of Google's command line, which signs in by itself
+
+
 class ModalKey(BaseModel):
     """Modal's token id and secret."""
 
@@ -56,7 +68,7 @@ class ModalKey(BaseModel):
     token_secret: SecretStr
 
 
-Key = KaggleKey | ApiKey | ModalKey
+Key = KaggleKey | ApiKey | ModalKey | ColabKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ def kaggle_key(read: Callable[[str], str] = key) -> KaggleKey | None:
     """
     if token := read("KAGGLE_API_TOKEN"):
         if token.startswith(("/", "~")):
-            token = _read_token(Path(token).expanduser())
+            token = _read_file("KAGGLE_API_TOKEN", Path(token).expanduser())
         return KaggleKey(token=_secret("KAGGLE_API_TOKEN", token))
     username, value = read("KAGGLE_USERNAME"), read("KAGGLE_KEY")
     if not value:
@@ -133,13 +145,49 @@ def vast_key(read: Callable[[str], str] = key) -> ApiKey | None:
     return None
 
 
+def colab_key(read: Callable[[str], str] = key) -> ColabKey | None:
+    """Google's sign-in for Colab, from COLAB_API_KEY: an access token; the JSON of an authorised user, or the
+    path of its file; or "adc", for the file of GOOGLE_APPLICATION_CREDENTIALS, else gcloud's own.
+
+    That file is never taken unasked: it is there for other work of the same person, and one credential is
+    enough. Without COLAB_API_KEY, COLAB_CLI may name the program of Google's command line, which has a
+    sign-in of its own. Raises SettingsError for what cannot be a sign-in.
+    """
+    value = read("COLAB_API_KEY")
+    if not value:
+        program = read("COLAB_CLI")
+        return ColabKey(cli=str(Path(program).expanduser())) if program else None
+    if value == "adc":
+        chosen = read("GOOGLE_APPLICATION_CREDENTIALS")
+        value = chosen or str(Path("~/.config/gcloud/application_default_credentials.json"))
+    if value.startswith(("/", "~", ".")):
+        value = _read_file("COLAB_API_KEY", Path(value).expanduser())
+    if not value.startswith("{"):
+        return ColabKey(token=_secret("COLAB_API_KEY", value))
+    try:
+        told = json.loads(value)
+        fields = {n: str(told[n]) for n in ("client_id", "client_secret", "refresh_token")}
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError(
+            "COLAB_API_KEY is not the JSON of an authorised user (client_id, client_secret, refresh_token); "
+            "a service account is none.",
+            hint="gcloud auth application-default login makes one.",
+        ) from None
+    return ColabKey(
+        client_id=fields["client_id"], client_secret=_secret("COLAB_API_KEY", fields["client_secret"]),
+        refresh_token=_secret("COLAB_API_KEY", fields["refresh_token"]),
+    )  # fmt: skip
+
+
 READERS: dict[str, Callable[[], Key | None]] = {
     "kaggle": kaggle_key, "runpod": runpod_key, "vast": vast_key, "modal": modal_key,
+    "colab": colab_key,
 }  # fmt: skip
 # what to set for each
 VARIABLES = {
     "kaggle": "KAGGLE_API_TOKEN (kaggle.com, Settings, API)", "runpod": "RUNPOD_API_KEY",
-    "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET", "colab": "COLAB_API_KEY",
+    "vast": "VAST_API_KEY", "modal": "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
+    "colab": "COLAB_API_KEY (an access token, the file of an authorised user, or adc), or COLAB_CLI",
 }  # fmt: skip
 
 
@@ -157,19 +205,18 @@ def _secret(name: str, value: str) -> SecretStr:
     return SecretStr(value)
 
 
-def _read_token(path: Path) -> str:
+def _read_file(name: str, path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as bad:
         raise SettingsError(
-            f"KAGGLE_API_TOKEN names a file that cannot be read ({type(bad).__name__})."
+            f"{name} names a file that cannot be read ({type(bad).__name__})."
         ) from None
 
 
 def configured() -> dict[str, bool]:
     """Which providers have a key here. What a key is worth, only its provider can tell."""
-    have = {name: read() is not None for name, read in READERS.items()}
-    return {**have, "colab": bool(key("COLAB_API_KEY"))}
+    return {name: read() is not None for name, read in READERS.items()}
 
 
 def lease_token(home: Path, name: str) -> str:

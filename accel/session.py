@@ -288,11 +288,12 @@ def open_session(
     realm: Realm = Realm.REAL, *, asked: Sequence[str] = (), home: Path | None = None,
     access: Mapping[str, Access] | None = None, adopt: bool = True,
     patience: Patience = Patience(),  # noqa: B008 - frozen
+    confirm: Callable[[str], bool] | None = None,
 ) -> Iterator[Session]:  # fmt: skip
-    """A session for offers and batch jobs. access, adopt: see ``open_accelerator``."""
+    """A session for offers and batch jobs. access, adopt, confirm: see ``open_accelerator``."""
     with start_blocking_portal() as portal:
         opened = open_accelerator(
-            realm, asked=asked, home=home, access=access, patience=patience, adopt=adopt
+            realm, asked=asked, home=home, access=access, patience=patience, adopt=adopt, confirm=confirm
         )  # fmt: skip
         with portal.wrap_async_context_manager(opened) as accelerator:
             yield Session(portal, accelerator, None)

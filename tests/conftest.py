@@ -18,7 +18,7 @@ from hypothesis import settings
 
 pytest_plugins = ["budget"]
 
-KEYS = ("KAGGLE_", "RUNPOD_", "VAST", "MODAL_", "COLAB_", "HF_TOKEN", "ACCEL_", "XDG_", "OPENAI_")
+KEYS = ("KAGGLE_", "RUNPOD_", "VAST", "MODAL_", "COLAB_", "GOOGLE_", "HF_TOKEN", "ACCEL_", "XDG_", "OPENAI_")
 ROOT = Path(__file__).parents[1]
 FROM_OUTSIDE = pytest.StashKey[dict[str, str]]()
 

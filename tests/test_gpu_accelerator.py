@@ -265,7 +265,7 @@ def test_opening_makes_one_folder_per_realm_and_no_model_is_loaded(tmp_path: Pat
         async with open_accelerator(home=tmp_path) as engine:
             assert engine.realm is Realm.REAL
             offers = await engine.offers(Need(Stage.EMBED, Lane.LIVE))
-            assert [o.provider for o in offers] == ["local", "kaggle", "runpod", "vast", "modal"]
+            assert [o.provider for o in offers] == ["local", "kaggle", "runpod", "vast", "modal", "colab"]
 
     asyncio.run(main())
     assert [p.name for p in tmp_path.iterdir()] == ["real"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from accel import config, keys
 from accel.core.errors import SettingsError
-from accel.keys import KaggleKey, kaggle_key, modal_key
+from accel.keys import KaggleKey, colab_key, kaggle_key, modal_key
 
 SESAME = "KGAT_5e5a4e0123456789abcdef0123456789"
 LEGACY = "0123456789abcdef0123456789abcdef"
@@ -121,6 +121,48 @@ def test_modals_two_forms() -> None:
     assert modal(MODAL_TOKEN_ID="ak") is None
     with pytest.raises(SettingsError, match="id:secret"):
         modal(MODAL_API_KEY="only-one-part")
+
+
+USER = {
+    "type": "authorized_user", "client_id": "c.apps", "client_secret": "GOCSPX-1", "refresh_token": SESAME,
+}  # fmt: skip
+
+
+def test_every_form_of_a_sign_in_to_colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "user.json"
+    file.write_text(json.dumps(USER, indent=1))
+
+    def colab(**values: str) -> keys.ColabKey | None:
+        return colab_key(lambda name: values.get(name, ""))
+
+    for found in (
+        colab(COLAB_API_KEY=json.dumps(USER)), colab(COLAB_API_KEY=str(file)),
+        colab(COLAB_API_KEY="adc", GOOGLE_APPLICATION_CREDENTIALS=str(file)),
+    ):  # fmt: skip
+        assert found is not None
+        assert (found.client_id, found.client_secret.get_secret_value()) == ("c.apps", "GOCSPX-1")
+        assert found.refresh_token.get_secret_value() == SESAME
+        assert SESAME not in repr(found)
+    found = colab(COLAB_API_KEY=SESAME)
+    assert found is not None
+    assert found.token.get_secret_value() == SESAME
+    assert colab() is None
+    assert colab(GOOGLE_APPLICATION_CREDENTIALS=str(file)) is None  # it is there for other work
+    with pytest.raises(SettingsError, match="cannot be read"):
+        colab(COLAB_API_KEY="adc")  # gcloud's own file, which is not there
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [('{"type": "service_account", "private_key": "P"}', "service account is none"), ("{", "authorised user"),
+     ("two words", "spaces"), ("/no/such/file", "cannot be read"),
+     (json.dumps({**USER, "refresh_token": ""}), "empty")],
+)  # fmt: skip
+def test_what_cannot_be_a_sign_in_to_colab_is_one_line(value: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        colab_key({"COLAB_API_KEY": value}.get)  # type: ignore[arg-type]
+    assert len(str(caught.value).splitlines()) == 1
+    assert SESAME not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_secret_shows_in_no_text_of_ours() -> None:

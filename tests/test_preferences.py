@@ -57,7 +57,7 @@ def test_what_is_disabled_is_not_on_the_board_and_cannot_be_asked_for(tmp_path: 
 
     async def scene() -> None:
         async with open_accelerator(Realm.REAL, home=tmp_path) as accelerator:
-            assert set(accelerator.board.providers) == {"local", "runpod", "vast", "modal"}
+            assert set(accelerator.board.providers) == {"local", "runpod", "vast", "modal", "colab"}
         with pytest.raises(UsageError, match="disabled in your settings"):
             async with open_accelerator(Realm.REAL, home=tmp_path, asked=("kaggle",)):
                 pass

@@ -90,6 +90,9 @@ def push(
     passages: Annotated[int, typer.Option(min=1, max=2000, help="Texts to embed.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, max=1000)] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on what was left unfinished.")] = False,
+    attended: Annotated[
+        bool, typer.Option("--attended", help="I stay with it: what Colab's free tier asks, without asking.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Run a batch job on a provider, and bring its verified result home. `local` is the last resort."""
     from accel.cli.pushing import push_benchmark, resume_jobs
@@ -97,11 +100,11 @@ def push(
     if job != "embed_benchmark":
         raise UsageError(f"there is no job {job!r}.", hint="There is: embed_benchmark.")
     if resume:
-        resume_jobs(sandbox=sandbox, urls=sandbox_url or (), as_json=json)
+        resume_jobs(sandbox=sandbox, urls=sandbox_url or (), as_json=json, attended=attended)
     else:
         push_benchmark(
             to, sandbox=sandbox, urls=sandbox_url or (), passages=passages, repetitions=repetitions,
-            as_json=json,
+            as_json=json, attended=attended,
         )  # fmt: skip
 
 

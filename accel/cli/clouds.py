@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from accel import keys
 from accel.core.errors import UsageError
-from accel.keys import Access, ApiKey, KaggleKey, ModalKey
+from accel.keys import Access, ApiKey, ColabKey, KaggleKey, ModalKey
 
 
 @contextlib.contextmanager
@@ -80,8 +80,14 @@ def _modal(**options: Any) -> Any:
     return ModalSandbox(**options)
 
 
+def _colab(**options: Any) -> Any:
+    from accel.sandbox.colab import ColabSandbox
+
+    return ColabSandbox(**options)
+
+
 CLOUDS: dict[str, Callable[..., Any]] = {
-    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal,
+    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal, "colab": _colab,
 }  # fmt: skip
 
 
@@ -94,5 +100,6 @@ KEYS: dict[str, Callable[[Any], keys.Key]] = {
     "kaggle": lambda cloud: KaggleKey(username=cloud.username, key=SecretStr(cloud.key)),
     "runpod": _plain,
     "vast": _plain,
+    "colab": lambda cloud: ColabKey(token=SecretStr(cloud.key)),
     "modal": lambda cloud: ModalKey(token_id=cloud.token_id, token_secret=SecretStr(cloud.token_secret)),
 }

@@ -46,7 +46,7 @@ def show_offers(
     need = Need(spec.stage, Lane(lane), spec.numerics)
     size = Size(items, tokens=items * tokens, bytes=items * tokens * BYTES_PER_TOKEN)
     task = Task("offers", Lane(lane), spec, size, need, within_s=within)
-    with open_pushing(asked, sandbox=sandbox) as session:
+    with open_pushing(asked, sandbox=sandbox, attended=True) as session:  # a person looks; nothing is begun
         answers, route = session.preview(task)
         realm = session.accelerator.realm
     if as_json:

@@ -6,9 +6,12 @@ With ``--sandbox`` loopback clouds are started for the time of the command, see 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from accel import contract, environment, keys
 from accel.cli import clouds, terminal
@@ -29,14 +32,15 @@ SANDBOX_PATIENCE = Patience(poll_s=0.3, unreachable_s=5.0, lifetime_s=600.0)
 @contextlib.contextmanager
 def open_pushing(
     asked: tuple[str, ...] = (), *, sandbox: bool, urls: Sequence[str] = (), home: Path | None = None,
-    adopt: bool = True, prefer: bool = True, patience: Patience | None = None,
+    adopt: bool = True, attended: bool = False, prefer: bool = True, patience: Patience | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A session for batch jobs: on the real providers, or on loopback clouds started for the purpose.
 
     urls: sandboxes that run already, see ``clouds.at``. Of the others those that are asked for are started,
-    or all when nobody is. adopt: see ``open_accelerator``. prefer: those asked for come first.
+    or all when nobody is. adopt: see ``open_accelerator``. attended: see ``confirming``. prefer: those asked
+    for come first.
     """
-    root = home or environment.workdir()
+    root, confirm = home or environment.workdir(), confirming(attended, sandbox=sandbox or bool(urls))
     if not sandbox and not urls:
         for name in asked:
             if name in keys.READERS and keys.READERS[name]() is None:
@@ -45,8 +49,9 @@ def open_pushing(
                     hint=f"Set {keys.VARIABLES[name]}, or rehearse with --sandbox.",
                 )
         with open_session(
-            asked=asked if prefer else (), home=root, adopt=adopt, patience=patience or Patience()
-        ) as session:
+            asked=asked if prefer else (), home=root, adopt=adopt, patience=patience or Patience(),
+            confirm=confirm,
+        ) as session:  # fmt: skip
             yield session
         return
     wanted = () if urls else clouds.asked(asked)
@@ -54,21 +59,42 @@ def open_pushing(
         clouds.running(wanted, root) as access,
         open_session(
             Realm.SANDBOX, asked=asked if prefer else (), home=root, access=access | clouds.at(urls),
-            patience=patience or SANDBOX_PATIENCE, adopt=adopt,
+            patience=patience or SANDBOX_PATIENCE, adopt=adopt, confirm=confirm,
         ) as session,  # fmt: skip
     ):
         yield session
 
 
+def confirming(attended: bool, *, sandbox: bool) -> Callable[[str], bool] | None:
+    """Who answers when a provider must be attended (Colab's free tier), or None where nobody is there.
+
+    attended: the person said beforehand that they are. Else they are asked on the terminal. In a sandbox,
+    where nobody's terms are at stake, a missing terminal counts as a yes, and that is said.
+    """
+    if not attended and sys.stdin.isatty() and sys.stderr.isatty():
+        return lambda question: typer.confirm(question, err=True)
+    if not (attended or sandbox):
+        return None
+
+    def say_yes(question: str) -> bool:
+        why = "--attended" if attended else "a rehearsal; the real one needs a terminal or --attended"
+        terminal.say(f"{question} yes ({why})")
+        return True
+
+    return say_yes
+
+
 def push_benchmark(
     to: str, *, sandbox: bool, passages: int, repetitions: int, urls: Sequence[str] = (),
-    as_json: bool = False,
+    as_json: bool = False, attended: bool = False,
 ) -> None:  # fmt: skip
     """Push the embedding benchmark, wait for it, record its rows, and show them."""
     targets = ("auto", "local", *clouds.CLOUDS)
     if to not in targets:
         raise UsageError(f"there is no provider {to!r}.", hint=f"There are: {', '.join(targets)}.")
-    with open_pushing(() if to == "auto" else (to,), sandbox=sandbox, urls=urls) as session:
+    with open_pushing(
+        () if to == "auto" else (to,), sandbox=sandbox, urls=urls, attended=attended
+    ) as session:
         finished, rows = run_benchmark(session, to, passages=passages, repetitions=repetitions)
         _show(session, finished, rows, as_json)
 
@@ -95,11 +121,13 @@ def run_benchmark(
     return finished, rows
 
 
-def resume_jobs(*, sandbox: bool, urls: Sequence[str] = (), as_json: bool = False) -> None:
+def resume_jobs(
+    *, sandbox: bool, urls: Sequence[str] = (), as_json: bool = False, attended: bool = False
+) -> None:
     """Carry on every job that is not at its end. Exit code 1 when one of them fails."""
     from accel.experiments.embed_benchmark import rows_of
 
-    with open_pushing(sandbox=sandbox, urls=urls) as session:
+    with open_pushing(sandbox=sandbox, urls=urls, attended=attended) as session:
         waiting = session.accelerator.unfinished()
         if not waiting and not as_json:
             terminal.say("nothing was left unfinished.")

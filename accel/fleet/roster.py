@@ -16,7 +16,7 @@ from accel import keys
 from accel.core.errors import SettingsError
 from accel.core.offer import Realm
 from accel.core.runtime import Runtime
-from accel.keys import Access, ApiKey, KaggleKey, ModalKey
+from accel.keys import Access, ApiKey, ColabKey, KaggleKey, ModalKey
 from accel.providers.base import Provider
 from accel.providers.local import LocalProvider
 from accel.worker.engine import Worker
@@ -31,7 +31,8 @@ class Site:
     """What every adapter may be given.
 
     home: where the secret of our leases is kept. accepted: terms. taken: a provider's name → ids of offers
-    that can be rented once, and are. blobs: an index's id → its folder here, or None.
+    that can be rented once, and are. blobs: an index's id → its folder here, or None. confirm: asks the
+    person in front a yes-or-no question; None: there is nobody.
     """
 
     realm: Realm
@@ -40,11 +41,13 @@ class Site:
     accepted: Sequence[str]
     taken: Callable[[str], frozenset[str]]
     blobs: Callable[[str], Path | None]
+    confirm: Callable[[str], bool] | None = None
 
 
 def roster(
     realm: Realm, worker: Worker, folder: Path, runtime: Runtime, *, access: Mapping[str, Access],
     accepted: Sequence[str] = (), taken: Callable[[str], frozenset[str]] = lambda _: frozenset(),
+    confirm: Callable[[str], bool] | None = None,
 ) -> list[Provider]:  # fmt: skip
     """This machine and the adapters of one realm; see ``Site``. folder: where they may keep things.
 
@@ -53,7 +56,7 @@ def roster(
     for name, how in access.items():
         if bool(how.endpoint) != (realm is Realm.SANDBOX):
             raise SettingsError(f"{name}: a sandbox endpoint belongs to the sandbox realm, not to {realm}.")
-    site = Site(realm, runtime, folder, accepted, taken, worker.folder)
+    site = Site(realm, runtime, folder, accepted, taken, worker.folder, confirm)
     made = [ADAPTERS[name](site, how) for name, how in access.items()]
     return [LocalProvider(realm, worker, folder / "local", runtime), *made]
 
@@ -108,10 +111,32 @@ def _modal(site: Site, how: Access) -> Provider:
     )  # fmt: skip
 
 
+def _colab(site: Site, how: Access) -> Provider:
+    from accel.providers.colab import COLD_PRIOR_S, ColabProvider
+    from accel.providers.colab_auth import ColabCredentials
+
+    key = how.key if isinstance(how.key, ColabKey) else ColabKey()
+    if key.cli and not how.endpoint:
+        from accel.providers.colab_cli import ColabCliProvider
+
+        return ColabCliProvider(
+            program=[key.cli], config=site.home / "colab-sessions.json", runtime=site.runtime,
+            realm=site.realm, accepted_terms=site.accepted, confirm=site.confirm,
+        )  # fmt: skip
+    return ColabProvider(
+        realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
+        credentials=ColabCredentials(
+            key.token.get_secret_value(), key.refresh_token.get_secret_value(), key.client_id,
+            key.client_secret.get_secret_value(),
+        ),
+        confirm=site.confirm, cold_s=SANDBOX_COLD_S if how.endpoint else COLD_PRIOR_S,
+    )  # fmt: skip
+
+
 def _plain(how: Access) -> str:
     return how.key.key.get_secret_value() if isinstance(how.key, ApiKey) else ""
 
 
 ADAPTERS: dict[str, Callable[[Site, Access], Provider]] = {
-    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal,
+    "kaggle": _kaggle, "runpod": _runpod, "vast": _vast, "modal": _modal, "colab": _colab,
 }  # fmt: skip

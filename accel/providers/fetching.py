@@ -15,7 +15,7 @@ from accel.core.errors import BadOutput
 from accel.providers.transport import NotFound, Transport, sha256_of
 
 MAX_FILES, MAX_FILE = 64, 4 << 30  # of one job; bytes
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 async def bring_home(
@@ -39,7 +39,7 @@ async def _one(
         size, digest = int(entry["bytes"]), str(entry["sha256"])
     except (KeyError, TypeError, ValueError):
         raise BadOutput("its list of files cannot be read.", provider=bad) from None
-    if not _NAME.fullmatch(name) or not 0 <= size <= MAX_FILE:
+    if not SAFE.fullmatch(name) or not 0 <= size <= MAX_FILE:
         raise BadOutput("it names a file that may not come here.", provider=bad)
     part = into / f".{name}.part"
     try:

@@ -112,13 +112,19 @@ def find(provider: str, use: Use) -> Term | None:
     return next((t for t in TERMS if t.provider == provider and t.use == use), None)
 
 
+def attended(provider: str) -> str:
+    """What stands among the accepted keys while a person sits in front and starts each run: then no run is
+    ``UNATTENDED``. Never in the settings: whoever opens a session with somebody to ask puts it there."""
+    return f"{provider}/attended"
+
+
 def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsError | None:
     """Why the terms forbid ``need`` on ``provider``, or None if they do not. Pure; returns, not raises.
 
-    accepted: keys of rows (``Term.key``) that the user has accepted.
+    accepted: keys of rows (``Term.key``) that the user has accepted; and see ``attended``.
     """
     uses = [Use.LIVE if need.lane is Lane.LIVE else Use.BATCH]
-    if need.lane is Lane.BATCH:
+    if need.lane is Lane.BATCH and attended(provider) not in accepted:
         uses.append(Use.UNATTENDED)
     if need.private_data:
         uses.append(Use.PRIVATE_DATA)
@@ -129,9 +135,13 @@ def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsErr
         if term.allowed is Allowed.ASK and term.key in accepted:
             continue
         verb = "forbid" if term.allowed is Allowed.NO else "ask you to accept before"
+        mended = ""
+        if term.allowed is Allowed.ASK:
+            own = " or attend it, on a terminal or with --attended" if use is Use.UNATTENDED else ""
+            mended = f' Put "{term.key}" into accepted_terms,{own or " if you do"}.'
         what = "live serving" if use is Use.LIVE else f"{use} use"
         return TermsError(
-            f"{provider}: its terms {verb} {what}.",
+            f"{provider}: its terms {verb} {what}.{mended}",
             clause=term.clause + (" [quoted second-hand]" if term.second_hand else ""),
             url=term.url, read_on=term.read_on.isoformat(),
         )  # fmt: skip

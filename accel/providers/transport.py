@@ -230,6 +230,8 @@ def failure(status: int, told: str, headers: Mapping[str, str], provider: str) -
 def words(told: Mapping[str, Any]) -> str:
     """What a failure's JSON object says to people, from the usual fields; "" where there is none."""
     found = [told[name] for name in _WORDS_IN if isinstance(told.get(name), str)]
+    if isinstance(nested := told.get("error"), dict):  # Google's: {"error": {"code", "message", "status"}}
+        found += [v for k in ("message", "status") if isinstance(v := nested.get(k), str)]
     errors = told.get("errors")  # RFC 9457 as RunPod has it, and GraphQL
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
         found += [v for k in ("detail", "message") if isinstance(v := errors[0].get(k), str)]

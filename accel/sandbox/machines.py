@@ -209,7 +209,7 @@ class Machines:
             await asyncio.Event().wait()
             return
         await asyncio.sleep(machine.cold_s / self.time_scale)
-        machine.ports = {private: _free_port() for private in machine.ports}
+        machine.ports = {private: free_port() for private in machine.ports}
         machine.state, machine.runs_since = RUNNING, self.now()
         self.save(machine)
         code = await self._execute(machine)
@@ -292,7 +292,7 @@ def _signal_script(folder: Path, number: signal.Signals) -> None:
         os.killpg(int((folder / "pid").read_text()), number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

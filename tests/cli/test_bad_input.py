@@ -51,6 +51,7 @@ CASES = {
     "unknown job": (["push", "mine_bitcoin"], 2, "no job 'mine_bitcoin'"),
     "unknown target": (["push", "--to", "nowhere"], 2, "no provider 'nowhere'"),
     "no key": (["push", "--to", "kaggle"], 2, "KAGGLE_API_TOKEN"),
+    "no key for Colab": (["push", "--to", "colab"], 2, "COLAB_API_KEY"),
     "not a number": (["push", "--passages", "many"], 2, "--passages"),
     "unknown stage": (["offers", "--stage", "guess"], 2, "no stage 'guess'"),
     "unknown lane": (["offers", "--lane", "bus"], 2, "no lane 'bus'"),
@@ -103,13 +104,16 @@ def test_an_unknown_provider_is_named_with_those_there_are(
     assert code == 2 and "no provider 'azure'" in err and "kaggle, local" in err
 
 
-def test_kaggle_is_refused_for_a_question_with_the_clause(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], docs: Path
+@pytest.mark.parametrize(
+    ("provider", "url"), [("kaggle", "kaggle.com/terms"), ("colab", "research.google.com/colaboratory/faq")]
+)
+def test_free_hours_are_refused_for_a_question_with_the_clause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], docs: Path, provider: str, url: str
 ) -> None:
     code, _, err = run(
-        monkeypatch, capsys, "query", "why", "--corpus", str(docs), "--provider", "kaggle"
+        monkeypatch, capsys, "query", "why", "--corpus", str(docs), "--provider", provider
     )
-    assert code == 2 and "terms forbid live serving" in err and "kaggle.com/terms" in err
+    assert code == 2 and "terms forbid live serving" in err and url in err
 
 
 def test_a_setting_of_the_wrong_kind_is_named_without_its_value(

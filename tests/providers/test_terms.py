@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.core.task import Lane, Need, Stage
-from accel.providers.terms import TERMS, Allowed, Use, check
+from accel.providers.terms import TERMS, Allowed, Use, attended, check
 
 PROVIDERS = ("local", "kaggle", "colab", "runpod", "vast", "modal", "cluster")
 # DESIGN's lanes: who may serve live, whatever else they can do
@@ -41,6 +41,18 @@ def test_kaggle_takes_private_data_only_after_consent() -> None:
 def test_colab_runs_unattended_only_after_consent() -> None:
     assert check("colab", need()) is not None
     assert check("colab", need(), {"colab/unattended"}) is None
+    refusal = check("colab", need())
+    assert refusal is not None
+    assert "--attended" in str(refusal)
+    assert '"colab/unattended"' in str(refusal)
+
+
+def test_whoever_attends_a_run_needs_no_consent_and_gets_nothing_else() -> None:
+    there = {attended("colab")}
+    assert check("colab", need(), there) is None
+    assert check("colab", need(Lane.LIVE), there) is not None
+    assert check("kaggle", need(private_data=True), {attended("kaggle")}) is not None
+    assert attended("colab") not in {t.key for t in TERMS}
 
 
 def test_this_machine_is_never_refused() -> None:
