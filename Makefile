@@ -67,7 +67,7 @@ $(READY): pyproject.toml
 	@test -n "$(VIRTUAL_ENV)$(CONDA_PREFIX)" || test -x .venv/bin/python || $(BOOT) -m venv .venv
 	@echo "installing what accel needs (some minutes, once) ..."
 	@$(PY) -c "import importlib.util as u; raise SystemExit(u.find_spec('torch') is None)" || $(PY) -m pip install -q --disable-pip-version-check torch==2.13.0
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[$(FAISS),kaggle,vast,modal,dev]'
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[$(FAISS),kaggle,colab,vast,modal,dev]'
 	@touch $@
 
 clean:

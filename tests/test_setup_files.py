@@ -33,7 +33,7 @@ def dry_run(target: str, **activated: str) -> str:
 def test_without_an_environment_one_is_made(target: str) -> None:
     told = dry_run(target)
     assert "-m venv .venv" in told and ".venv/bin/python" in told
-    first, rest = told.index("torch==2.13.0"), told.index("-e '.[cpu,kaggle,vast,modal,dev]'")
+    first, rest = told.index("torch==2.13.0"), told.index("-e '.[cpu,kaggle,colab,vast,modal,dev]'")
     assert first < rest, "torch goes in first: with none present a range takes a CUDA build"
 
 

@@ -47,8 +47,12 @@ ACCOUNTS: dict[str, Account] = {
             source="the Kaggle CLI's docs/README.md, Authentication, read 2026-11-28",
         ),
         Account(
-            "colab", "https://colab.research.google.com", "accel setup colab says how, where its adapter is",
-            source="Colab's own page, read 2026-11-28",
+            "colab", "https://colab.research.google.com",
+            "a Google sign-in with the Colab API: a JSON file, or adc",
+            ("COLAB_API_KEY",), ("COLAB_CLI",), extra="colab", module="websocket",
+            notes=("no access to the API? COLAB_CLI: Google's command line",),
+            source="google-api-python-client 2.202.0, colaboratory.v1beta; google-colab-cli 0.7.5; "
+                   "no page of Colab's was read",
         ),
         Account(
             "runpod", "https://www.console.runpod.io",
