@@ -6,9 +6,10 @@ block lasts. What differs is in ``_open``.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -19,6 +20,7 @@ from accel.sandbox.serving import Server
 from accel.sandbox.wire import LoopbackApp, WireRecord
 
 A = TypeVar("A", bound=LoopbackApp)
+T = TypeVar("T")
 
 
 class SandboxCloud(ABC, Generic[A]):
@@ -99,6 +101,18 @@ class SandboxCloud(ABC, Generic[A]):
         """What clients sent, oldest first; only ``call`` if given. The cloud's own machines' calls are there
         by name only."""
         return [r for r in list(self.app.wire) if (r.call == call if call else r.call not in self.within)]
+
+    def _soon(self, doing: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine comes to, on the server's loop; called from other threads."""
+        return asyncio.run_coroutine_threadsafe(doing, self.app.loop).result()
+
+    def _on_loop(self, look: Callable[[], T]) -> T:
+        """``look()`` on the server's loop, so that nothing changes under it."""
+
+        async def call() -> T:
+            return look()
+
+        return self._soon(call())
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here, as JSON values. Keys open this sandbox and nothing else."""

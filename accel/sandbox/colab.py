@@ -6,28 +6,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from accel.core.errors import UsageError
+from accel.sandbox.cloud import SandboxCloud
 from accel.sandbox.colab_runtimes import Runtimes
 from accel.sandbox.colab_wire import Account, ColabApp
-from accel.sandbox.faults import FaultScript
 from accel.sandbox.serving import Server
-from accel.sandbox.wire import WireRecord
 
 COLD_S = 30.0  # nominal: Google publishes none; a round number, not a measurement
 TOKEN_S = 3600.0  # "a short-lived credential": about an hour, by the users of the command line
 
 
-class ColabSandbox:
+class ColabSandbox(SandboxCloud[ColabApp]):
     """A Colab on loopback, in a thread, for as long as the ``with`` block lasts.
 
     root: folder that keeps its sign-in and, while it runs, the runtimes' files; None: a temporary one. port:
@@ -38,49 +34,34 @@ class ColabSandbox:
     UsageError for a port that is taken.
     """
 
+    title, slug = "Colab", "colab"
+
     def __init__(
         self, root: Path | None = None, *, port: int = 0, key: str = "", tier: str = "FREE",
         balance: float | None = 0.0, time_scale: float = 60.0, cold_s: float = COLD_S,
         token_s: float | None = None, expires_s: float = 3599.0, eager: bool = True,
         faults: Iterable[Mapping[str, Any]] = (), now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        if not time_scale > 0:
-            raise UsageError(f"time_scale must be positive, not {time_scale}")
+        super().__init__(root, port=port, time_scale=time_scale, faults=faults)
         if tier not in ("", "FREE", "PRO", "PRO_PLUS"):
             raise UsageError(f"there is no tier {tier!r}.", hint="There are: FREE, PRO, PRO_PLUS.")
-        self.root, self.time_scale, self.key, self.url = root, time_scale, key, ""
+        self.key = key
         self.client_id = self.client_secret = self.refresh_token = ""
-        self._port, self._tier, self._balance, self._now = port, tier, balance, now
+        self._tier, self._balance, self._now = tier, balance, now
         self._cold_s, self._expires_s, self._eager = cold_s, expires_s, eager
         # Unless a test is about tokens, theirs are not scaled: a job here takes as long as it takes.
         self._token_s = TOKEN_S * time_scale if token_s is None else token_s
-        self._faults = FaultScript(faults)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._app: ColabApp | None = None
-        self._server: Server | None = None
 
-    def __enter__(self) -> ColabSandbox:
-        server = self._server = Server("sandbox Colab", self._port)
-        try:
-            if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-colab-")
-                self.root = Path(self._temporary.name)
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._sign_in(self.root / "account.json")
-            self.url = server.url
-            account = Account(
-                self._tier, self._balance, {self.key: None}, self.client_id, self.client_secret,
-                self.refresh_token,
-            )  # fmt: skip
-            self._app = ColabApp(
-                self._make, account, self._faults, address=server.url.removeprefix("http://"),
-                expires_s=self._expires_s,
-            )  # fmt: skip
-            server.start(self._app)
-        except BaseException:
-            self._stop()
-            raise
-        return self
+    def _open(self, root: Path, server: Server) -> ColabApp:
+        self._sign_in(root / "account.json")
+        account = Account(
+            self._tier, self._balance, {self.key: None}, self.client_id, self.client_secret,
+            self.refresh_token,
+        )  # fmt: skip
+        return ColabApp(
+            self._make, account, self._faults, address=server.url.removeprefix("http://"),
+            expires_s=self._expires_s,
+        )  # fmt: skip
 
     def _make(self) -> Runtimes:
         assert self.root is not None
@@ -88,19 +69,6 @@ class ColabSandbox:
             self.root, time_scale=self.time_scale, cold_s=self._cold_s, token_s=self._token_s, now=self._now,
             eager=self._eager,
         )  # fmt: skip
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = self.root = None
 
     def _sign_in(self, file: Path) -> None:
         """Read, or make, what opens this account. Only its owner reads the file."""
@@ -112,17 +80,6 @@ class ColabSandbox:
         file.touch(mode=0o600)
         file.write_text(json.dumps(self.authorised_user() | {"key": self.key}))
 
-    @property
-    def alive(self) -> bool:
-        """Whether the server is serving."""
-        return self._server is not None and self._server.alive
-
-    @property
-    def app(self) -> ColabApp:
-        """The ASGI application."""
-        assert self._app is not None, "the sandbox has not been started"
-        return self._app
-
     def authorised_user(self) -> dict[str, str]:
         """The JSON of an authorised user, as gcloud and Google's command line for Colab keep it."""
         return {"type": "authorized_user", "client_id": self.client_id, "client_secret": self.client_secret,
@@ -130,14 +87,9 @@ class ColabSandbox:
 
     # --- what it knows
 
-    def requests(self, call: str = "") -> list[WireRecord]:
-        """What has come over the wire, to the API and to runtimes, oldest first; only ``call`` if given (see
-        ``colab_wire.CALLS`` and ``colab_proxy.call_name``)."""
-        return [r for r in list(self.app.wire) if call in ("", r.call)]
-
     def things(self) -> list[str]:
         """Ids of the runtimes, also of those in the making."""
-        return self._soon(self._look(lambda: [vm.id for vm in self.app.runtimes.all()]))
+        return self._on_loop(lambda: [vm.id for vm in self.app.runtimes.all()])
 
     def content(self, ident: str) -> Path:
         """The folder that is a runtime's /content."""
@@ -149,17 +101,12 @@ class ColabSandbox:
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The key opens this sandbox and nothing else."""
-        return {
-            "url": self.url, "realm": "sandbox", "key": self.key, "folder": str(self.root),
-            "time_scale": self.time_scale, "authorised_user": self.authorised_user(),
+        return super().describe() | {
+            "key": self.key, "authorised_user": self.authorised_user(),
             "accel": {"provider": "colab", "realm": "sandbox", "endpoint": self.url},
         }  # fmt: skip
 
     # --- what happens to it
-
-    def set_faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
-        self._faults.set(rules)
 
     def set_account(self, tier: str | None = None, balance: float | None = -1.0) -> None:
         """Another tier, another balance from now on; what is not given stays."""
@@ -186,7 +133,7 @@ class ColabSandbox:
             assert vm is not None, f"no runtime {ident}"
             vm.token, vm.expires_at = "", 0.0
 
-        self._soon(self._look(change))
+        self._on_loop(change)
 
     def reset(self) -> None:
         """Start afresh: every runtime is ended, and orders, faults, requests and the account's changes are
@@ -202,9 +149,3 @@ class ColabSandbox:
             self.app.runtimes.cold_s = self._cold_s
 
         self._soon(forget())
-
-    async def _look(self, fn: Callable[[], Any]) -> Any:
-        return fn()
-
-    def _soon(self, doing: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(doing, self.app.loop).result()

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -74,44 +73,30 @@ class RunPodSandbox(SandboxCloud[RunPodApp]):
             self._faults.set([])
             self.app.wire.clear()
 
-        self._on_loop(forget())
+        self._soon(forget())
 
     def things(self) -> list[Machine]:
         """Every container that is not gone: pods, also stopped ones, and serverless workers."""
-
-        async def look() -> list[Machine]:
-            return [m for m in self.app.account.machines.all() if m.state != GONE]
-
-        return self._on_loop(look())
+        machines = self.app.account.machines
+        return self._on_loop(lambda: [m for m in machines.all() if m.state != GONE])
 
     def endpoints(self) -> list[str]:
         """Names of the serverless endpoints."""
-
-        async def look() -> list[str]:
-            return [e.body["name"] for e in self.app.queues.endpoints.values()]
-
-        return self._on_loop(look())
+        return self._on_loop(lambda: [e.body["name"] for e in self.app.queues.endpoints.values()])
 
     def preempt(self, ident: str, notice_s: float = 0.0) -> None:
         """Take a container away, nominal ``notice_s`` after it was told; returns when it is gone."""
         keep = not any(m.id == ident and m.words.get("kind") == "worker" for m in self.things())
-        self._on_loop(self.app.account.machines.preempt(ident, notice_s, keep=keep))
+        self._soon(self.app.account.machines.preempt(ident, notice_s, keep=keep))
 
     def invoice_nano(self) -> int:
         """Everything that was ever billed, nano-dollars."""
-
-        async def look() -> int:
-            return self.app.account.machines.invoice()
-
-        return self._on_loop(look())
+        return self._on_loop(self.app.account.machines.invoice)
 
     def log(self, ident: str) -> str:
         """What a container has printed."""
         machine = self.app.account.machines.get(ident)
         return self.app.account.machines.log(machine) if machine else ""
-
-    def _on_loop(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.app.loop).result()
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The key opens this sandbox and nothing else."""

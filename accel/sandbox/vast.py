@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -27,7 +26,6 @@ from accel.sandbox.vast_instances import DISK_BILLS, Instances
 from accel.sandbox.vast_market import NANO
 from accel.sandbox.vast_wire import VastApp
 
-T = TypeVar("T")
 COLD_S = 60.0  # nominal seconds for an image that is mostly there; a round number, not a measurement
 
 
@@ -172,15 +170,6 @@ class VastSandbox(SandboxCloud[VastApp]):
         machine = self.app.machines.get(str(instance))
         assert machine is not None, f"no instance {instance}"
         return machine
-
-    def _soon(self, doing: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(doing, self.app.loop).result()
-
-    def _on_loop(self, fn: Callable[[], T]) -> T:
-        async def call() -> T:
-            return fn()
-
-        return self._soon(call())
 
 
 def _locked(root: Path) -> FileLock:
