@@ -285,7 +285,7 @@ async def test_an_account_that_runs_dry_loses_its_pods(intend: Any) -> None:
 async def test_a_call_that_hangs_ends_with_its_limit(sandbox: RunPodSandbox, intend: Any, call: str) -> None:
     runpod, intent = provider(sandbox, call_s=0.3), intend()
     if call != "CreatePod":
-        lease = await runpod.create(intent)
+        lease = await provider(sandbox).create(intent)
     sandbox.set_faults({"on": call, "kind": "hang", "times": 0})
     asked = {"CreatePod": lambda: runpod.create(intent), "ListPods": lambda: runpod.find(intent),
              "GetPod": lambda: runpod.poll(lease)}  # fmt: skip
