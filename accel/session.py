@@ -70,8 +70,12 @@ def read_corpus(corpus: Path | None, *, full: bool = False, hooks: Hooks | None 
         from accel.corpus.files import read_files
 
         found = read_files(corpus, progress=told.reading)
+        reasons: dict[str, list[Path]] = {}
         for skipped in found.skipped:
-            told.remark(f"passed over: {skipped.path} ({skipped.reason})")
+            reasons.setdefault(skipped.reason, []).append(skipped.path)
+        for reason, paths in reasons.items():
+            what = str(paths[0]) if len(paths) == 1 else f"{len(paths):,} files, {paths[0]} the first"
+            told.remark(f"passed over: {what} ({reason})")
         return list(found.passages)
     from accel.corpus.docstrings import docstring_passages
 

@@ -44,7 +44,7 @@ class FileCorpus:
 
 
 def read_files(path: Path, progress: Progress | None = None) -> FileCorpus:
-    """Read a file or a folder (recursively; hidden entries and symbolic links to folders are passed by).
+    """Read a file or a folder, recursively. Passed by: hidden entries, Python's caches, links to folders.
 
     progress is called with (files done, files). Raises CorpusError when ``path`` is missing, a single
     file cannot be used, or a folder holds nothing that can.
@@ -84,7 +84,7 @@ def _walk(folder: Path, skipped: list[Skipped]) -> Iterator[Path]:
         skipped.append(Skipped(Path(str(bad.filename)), f"cannot be read ({bad.strerror})"))
 
     for base, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
         for name in names:
             file = Path(base) / name
             if name.startswith("."):
