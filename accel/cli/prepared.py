@@ -16,7 +16,7 @@ def precompute(
     ] = "docstrings",
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", "--provider", help="Use these and no others: kaggle,local. Default: all that is free."),
+        typer.Option("--to", "--provider", help="Only these: kaggle,local. Default: all that is free."),
     ] = None,
     sandbox: Sandbox = False, json: Json = False, full: Full = False,
     sandbox_url: Annotated[
