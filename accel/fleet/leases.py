@@ -29,7 +29,7 @@ from accel.core.offer import Billing, Offer
 from accel.fleet.board import Board
 from accel.ledger import Budgets, Ledger
 from accel.ledger.leases import Rented, unconfirmed
-from accel.providers.base import Provider, RunsBatch, TellsBill
+from accel.providers.base import Provider, RunsBatch, SendsAhead, TellsBill
 
 
 class BatchProvider(Provider, RunsBatch, Protocol):
@@ -121,6 +121,9 @@ class Leases:
         return lease
 
     async def _create(self, provider: BatchProvider, intent: Intent) -> Lease:
+        if isinstance(provider, SendsAhead):
+            self._absent[intent.id] = True  # nothing is ordered yet, whatever goes wrong
+            await provider.send_ahead(intent)
         self._absent[intent.id] = False
         try:
             async with asyncio.timeout(self._patience.stall_s):
