@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent
 BUDGET_S = {
     "(root)": 40, "cache": 10, "cli": 60, "core": 10, "corpus": 30, "dashboard": 60, "experiments": 90,
-    "fleet": 60, "index": 20, "ledger": 40, "monitoring": 25, "providers": 40, "routing": 25, "sandbox": 40,
+    "fleet": 60, "index": 20, "ledger": 40, "monitoring": 25, "providers": 80, "routing": 25, "sandbox": 40,
     "simulation": 75, "stages": 70, "testing": 5, "wire": 5, "worker": 20,
 }  # fmt: skip
 OTHER_S = 30

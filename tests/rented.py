@@ -16,8 +16,9 @@ from typing import Any
 from accel.cli import clouds
 
 DRIVER = Path(__file__).with_name("rented_driver.py")
-NAMES = ("runpod", "vast", "modal")
+NAMES = ("runpod", "vast", "modal")  # Kaggle rents nothing: what concerns it alone is in tests of its own
 KEYS = {
+    "kaggle": lambda c: {"KAGGLE_USERNAME": c.username, "KAGGLE_KEY": c.key},
     "runpod": lambda c: {"RUNPOD_API_KEY": c.key},
     "vast": lambda c: {"VAST_API_KEY": c.key},
     "modal": lambda c: {"MODAL_TOKEN_ID": c.token_id, "MODAL_TOKEN_SECRET": c.token_secret},
@@ -46,6 +47,13 @@ class Process:
 
 def drive(home: Path, running: dict[str, Any], **config: Any) -> Process:
     """Run the driver at ``running`` clouds, by name, on ``home``."""
+    done = start(home, running, **config)
+    out, errors = done.communicate(timeout=280)
+    return Process(done.returncode, json.loads(out) if done.returncode == 0 else {}, errors)
+
+
+def start(home: Path, running: dict[str, Any], **config: Any) -> subprocess.Popen[str]:
+    """The driver, just begun; see ``drive``."""
     home.mkdir(parents=True, exist_ok=True)
     file = home / "config.json"
     urls = [f"{name}={c.url}" for name, c in running.items()]
@@ -53,9 +61,7 @@ def drive(home: Path, running: dict[str, Any], **config: Any) -> Process:
     keys = {k: v for name, c in running.items() for k, v in KEYS[name](c).items()}
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(root), str(root / "tests")])
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(file)], capture_output=True, text=True, timeout=280, check=False,
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **keys, "PYTHONPATH": path, "ACCEL_HOME": str(home)},
     )  # fmt: skip
-    told = json.loads(done.stdout) if done.returncode == 0 else {}
-    return Process(done.returncode, told, done.stderr)

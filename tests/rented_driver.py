@@ -5,7 +5,8 @@ models: the job and the stage sleep, and answer with vectors that follow from th
 wheel that this process packs, so that boot, server, containers and transports are the real ones.
 
 what: "job" submits one batch job and carries it on; "resume" carries on what was left; "live" asks for
-embeddings; "spread" embeds many texts over several clouds at once; "reap" ends what nobody works with. point:
+embeddings; "many" submits so many batch jobs, but for those that are there, and carries all on at once;
+"spread" embeds many texts over several clouds at once; "reap" ends what nobody works with. point:
 where the process sends itself SIGKILL, as "METHOD before", "METHOD after", or "METHOD during", which is a
 moment after it began.
 """
@@ -35,7 +36,7 @@ def run(job, inputs, say):
     time.sleep(job["seconds"])
     texts = unpack_texts(inputs.tensors)
     from accel.worker.engine import light_vectors
-    meta = {"compute_s": job["seconds"]}
+    meta = {"compute_s": job["told_s"]}
     return Envelope(inputs.task_id, job["spec"], {"vectors": light_vectors(texts)}, meta)
 
 
@@ -89,6 +90,7 @@ from accel.core.task import Lane, Need, Size, Spec, Stage, Task  # noqa: E402
 from accel.fanout import embed_texts  # noqa: E402
 from accel.fleet.leases import Patience  # noqa: E402
 from accel.gpu_accelerator import GPUAccelerator, open_accelerator  # noqa: E402
+from accel.ledger import jobs  # noqa: E402
 from accel.wire import Envelope, pack_texts  # noqa: E402
 
 SPEC = Spec(Stage.EMBED, model="light", dimension=DIMENSION)
@@ -141,14 +143,35 @@ async def act(config: dict[str, Any]) -> dict[str, Any]:
 
 
 async def job(made: GPUAccelerator, config: dict[str, Any]) -> dict[str, Any]:
+    await submit(made, config)
+    return told_of(await made.finish(config.get("id", "job")))
+
+
+async def submit(made: GPUAccelerator, config: dict[str, Any]) -> None:
     only = frozenset(config.get("only", ()))
     need = Need(Stage.EMBED, Lane.BATCH, only=only)
     ident = config.get("id", "job")
     task = Task(ident, Lane.BATCH, SPEC, Size(8, tokens=1000), need)
     inputs = Envelope(ident, SPEC.fields(), pack_texts([f"text {n}" for n in range(8)]))
     given = {"task_id": ident, "spec": SPEC.fields(), "seconds": config.get("seconds", 0.5)}
+    given["told_s"] = config.get("told_s", given["seconds"])
     await made.submit(task, bundle.Bundle.make(given, inputs))
-    return told_of(await made.finish(ident))
+
+
+async def many(made: GPUAccelerator, config: dict[str, Any]) -> dict[str, Any]:
+    names = [f"many{n}" for n in range(config["jobs"])]
+    waited: list[str] = []
+
+    def heard(event: Any) -> None:
+        if event.message.startswith("waits: "):
+            waited.append(event.message)
+
+    async def one(name: str) -> dict[str, Any]:
+        if not jobs.exists(made.ledger, name):
+            await submit(made, {**config, "id": name})
+        return told_of(await made.finish(name, heard))
+
+    return {"jobs": await asyncio.gather(*map(one, names)), "waited": waited}
 
 
 async def resume(made: GPUAccelerator, config: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +238,7 @@ def money(home: Path) -> dict[str, Any]:
 
 DOINGS: dict[str, Callable[..., Any]] = {
     "job": job,
+    "many": many,
     "resume": resume,
     "live": live,
     "spread": spread,

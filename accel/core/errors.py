@@ -10,12 +10,14 @@
     ├── TermsError            the provider's terms forbid it: carries the clause
     ├── LedgerError           the durable record cannot be read or written
     │   └── OverBudget        the reservation would pass a limit: nothing was started
-    │       └── TooManyLaunches   so many machines were rented within the hour already
+    │       ├── TooManyLaunches   so many machines were rented within the hour already
+    │       └── QuotaHeld     what is left of free hours is held: it may come free again
     ├── ProviderError         one provider, one call; the class decides what routing does next
     │   ├── Unreachable       no answer: connection, DNS, time-out, 5xx
     │   ├── RateLimited       429: slow down, not broken
     │   ├── NoCapacity        nothing free now: queue again later
-    │   │   └── OfferTaken    this one machine is rented already
+    │   │   ├── OfferTaken    this one machine is rented already
+    │   │   └── SessionsFull  as many as one account may have at once are ours already
     │   ├── QuotaExhausted    nothing free until the quota refreshes
     │   ├── Unauthorised      401, 402, 403: disabled until the person mends it
     │   ├── Rejected          4xx: this request will never be taken by this provider
@@ -103,6 +105,10 @@ class TooManyLaunches(OverBudget):
     """As many machines as are allowed were rented in the last hour. Nothing was started."""
 
 
+class QuotaHeld(OverBudget):
+    """A provider's free hours have no room now; they may when what is held ends, or the quota refreshes."""
+
+
 class Retry(StrEnum):
     """What the cascade may do after a provider error."""
 
@@ -164,6 +170,10 @@ class NoCapacity(ProviderError):
 
 class OfferTaken(NoCapacity):
     """An offer that is one machine, which another lease of this home has, or may still have."""
+
+
+class SessionsFull(NoCapacity):
+    """This home has as many leases there as one account may have at once."""
 
 
 class QuotaExhausted(ProviderError):

@@ -54,7 +54,8 @@ class Offer:
 
     rate: money per hour, frozen with its date and source. quota_left_s: free GPU seconds left, None
     where there is no quota; quota_s: what a whole window holds, and quota_resets_at: when the next one
-    begins (UTC), where the provider tells. exclusive: this very offer is one machine, which can be rented
+    begins (UTC), where the provider tells. at_once: leases that one account may have there at the same time,
+    None where no such limit is known. exclusive: this very offer is one machine, which can be rented
     once. lease_id: of what stands rented already, whose hold covers every call on it. cold_s: expected
     seconds to the first useful instruction; wait_s: expected queue seconds. idle_s: how long the far end
     stays up, and bills where seconds are billed, after its last call; None where nobody tells. round_trip_s
@@ -86,6 +87,7 @@ class Offer:
     lease_id: str = ""
     movable: frozenset[str] = field(default=frozenset())
     idle_s: float | None = None
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         times = (self.wait_s, self.cold_s, self.round_trip_s, self.seconds_per_byte,
@@ -99,7 +101,8 @@ class Unfit:
     """No offer, with the reason in words that a person can act on.
 
     mendable: only the person can change it (a key that is missing or refused), so that a provider asked
-    for by name fails aloud instead of being routed around.
+    for by name fails aloud instead of being routed around. again_at: when it ends by itself (UTC), where that
+    is known: a batch job may wait for it.
     """
 
     provider: str
@@ -107,3 +110,4 @@ class Unfit:
     reason: str
     as_of: datetime
     mendable: bool = False
+    again_at: datetime | None = None

@@ -6,13 +6,13 @@ whether the thing is there already. One process at a time works on a job (a file
 system drops with its process).
 
 This is the one layer that tries again in the batch lane: polls and downloads on the same lease, then the
-next offer, with this machine as the last.
+next offer, with this machine as the last. Where none is left, and a place or free hours come back by
+themselves, the job waits (``fleet.waiting``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,6 @@ from accel.core.errors import (
     EveryAttemptFailed,
     JobFailed,
     NoCapacity,
-    OfferTaken,
-    OverBudget,
     ProviderError,
     Reaped,
     Retry,
@@ -34,15 +32,16 @@ from accel.core.errors import (
     UsageError,
 )
 from accel.core.lease import Intent, Lease
-from accel.core.offer import Billing, Offer, Unfit
+from accel.core.offer import Billing, Offer
 from accel.core.runtime import Runtime
 from accel.core.task import Task
 from accel.fleet import tried
 from accel.fleet.board import Board
+from accel.fleet.choosing import Chooser
 from accel.fleet.leases import BatchProvider, Ending, Leases, Patience
-from accel.ledger import Budgets, Job, JobStep, Ledger, decisions, jobs
+from accel.ledger import Budgets, Job, JobStep, Ledger, jobs
 from accel.providers.base import JobState
-from accel.routing import Health, State, rank
+from accel.routing import Health, State
 from accel.worker.artefacts import JobResult, read_result
 from accel.worker.bundle import Bundle
 
@@ -76,10 +75,12 @@ class JobRunner:
         state: Callable[[Task, Sequence[Offer]], State], health: Health, patience: Patience,
         leases: Leases | None = None,
     ) -> None:  # fmt: skip
-        self._board, self._ledger, self._budgets, self._runtime = board, ledger, budgets, runtime
-        self._folder, self._state, self._health, self._patience = folder, state, health, patience
+        self._board, self._ledger, self._runtime = board, ledger, runtime
+        self._folder, self._health, self._patience = folder, health, patience
         self._leases = leases or Leases(board, ledger, budgets, patience)
-        self._fresh: set[str] = set()  # intents written by this very process
+        self._chooser = Chooser(
+            board, ledger, budgets, runtime, self._leases, state, patience.again_s, self._record_failure
+        )
         self._transfer_s: dict[str, float] = {}
 
     def submit(self, task: Task, bundle: Bundle) -> Job:
@@ -133,7 +134,7 @@ class JobRunner:
         try:
             match job.step:
                 case JobStep.QUEUED:
-                    return await self._choose(job)
+                    return await self._choose(job, on_event)
                 case JobStep.INTENDED:
                     return await self._create(job)
                 case JobStep.LEASED:
@@ -147,46 +148,21 @@ class JobRunner:
         except ProviderError as failure:
             return await self._give_up(job, failure)
 
-    async def _choose(self, job: Job) -> Job:
-        """Rank the fresh offers, without the providers that failed this job, and reserve for the first."""
-        task = job.task
-        failed = tried.left_out(self._ledger.attempts(task.id))
-        answers = await self._board.offers(task.need)
-        offers = tuple(a for a in answers if isinstance(a, Offer))
-        state = dataclasses.replace(self._state(task, offers), failed=failed)
-        unfit = tuple(a for a in answers if isinstance(a, Unfit))
-        draw = self._runtime.random.random()
-        route = rank(task, answers, state, draw)
-        decision = f"{job.id}-{self._runtime.new_id()}"
-        # decision, reservation, intent and step are one fact: a crash leaves all of them or none
-        with self._ledger.transaction():
-            decisions.record(
-                self._ledger, decision, task.id, task=task, offers=offers, unfit=unfit, state=state,
-                draw=draw, route=route,
-            )  # fmt: skip
-            if not route.ranked:
-                return jobs.advance(self._ledger, job, JobStep.FAILED, error=route.why)
-            offer = route.ranked[0].offer
-            intent = Intent(
-                id=f"{job.id}-{job.tries}", task_id=task.id, offer=offer,
-                name=f"accel-{job.id}-{job.tries}", lifetime_s=self._leases.lifetime_s(offer),
-                created_at=self._runtime.now(), bundle=job.folder / "bundle",
-            )  # fmt: skip
-            try:
-                job = jobs.intend(self._ledger, self._budgets, job, intent, decision)
-            except (OverBudget, OfferTaken) as refused:
-                self._board.forget()
-                self._record_failure(job, intent, refused)
-                return jobs.advance(self._ledger, job, JobStep.QUEUED, error=str(refused)[:500])
-        self._fresh.add(intent.id)
+    async def _choose(self, job: Job, on_event: Callable[[Event], None]) -> Job:
+        """Reserve for the best offer; where none can be had now, and one will be, wait for it once."""
+        chosen = await self._chooser.choose(job)
+        if isinstance(chosen, Job):
+            return chosen
+        told = f"waits: {chosen.reason}; looks again in {chosen.seconds:.0f} s"
+        on_event(Event(job.id, job.step, chosen.provider, told))
+        await asyncio.sleep(chosen.seconds)
+        await self._chooser.waited(job, chosen)
         return job
 
     async def _create(self, job: Job) -> Job:
         _, intent, _ = self._ledger.lease(job.intent_id)
-        fresh = intent.id in self._fresh
-        self._fresh.discard(intent.id)
         began = self._clock()
-        await self._leases.open(intent, fresh=fresh)
+        await self._leases.open(intent, fresh=self._chooser.fresh(intent))
         self._transfer_s[intent.id] = self._clock() - began
         return jobs.advance(self._ledger, job, JobStep.LEASED)
 

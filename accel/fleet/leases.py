@@ -2,8 +2,9 @@
 
 A lease ends in one of three ways, each written down: ``released`` (the provider confirmed), ``absent``
 (it never came to be), or ``abandoned`` (nobody can confirm; it ends by its own lifetime, and all that it
-could cost until then is counted as spent, marked as an estimate). In no case is anything still held. What
-is abandoned stays in sight as what may still run, and ``fleet.reap`` goes on asking for it.
+could cost until then is counted as spent, marked as an estimate). No money is still held then. Free hours of
+an abandoned lease stay held until it has ended itself, or somebody learns how it ended. What is abandoned
+stays in sight as what may still run, and ``fleet.reap`` goes on asking for it.
 
 Money: a lease that ends is charged what the provider bills for it, to the nano-dollar, where it tells; else
 an estimate, which a bill that comes later corrects (``late_bill``).
@@ -27,8 +28,8 @@ from accel.core.money import Basis, Cost
 from accel.core.offer import Billing, Offer
 from accel.fleet.board import Board
 from accel.ledger import Budgets, Ledger
-from accel.ledger.leases import Rented
-from accel.providers.base import Provider, RunsBatch, TellsBill
+from accel.ledger.leases import Rented, unconfirmed
+from accel.providers.base import Provider, RunsBatch, SendsAhead, TellsBill
 
 
 class BatchProvider(Provider, RunsBatch, Protocol):
@@ -48,13 +49,15 @@ class Patience:
     stall_s: for a machine to come up. Ours: cold starts of rented machines take 10 to 180 s, and an image
     that was never pulled there some minutes more; who is not up after ten will most likely never be (RunPods
     that stay "provisioning", skypilot#7336). releases: how often a release is asked for until it is
-    confirmed. idle_s: how long a live replica is kept without a call.
+    confirmed. idle_s: how long a live replica is kept without a call. again_s: between two looks of a job
+    that waits for a place or for free hours.
     """
 
     poll_s: float = 2.0
     unreachable_s: float = 60.0
     lifetime_s: float = 1800.0
     downloads: int = 3
+    again_s: float = 30.0
     stall_s: float = 600.0
     releases: int = 3
     idle_s: float = 300.0
@@ -118,6 +121,9 @@ class Leases:
         return lease
 
     async def _create(self, provider: BatchProvider, intent: Intent) -> Lease:
+        if isinstance(provider, SendsAhead):
+            self._absent[intent.id] = True  # nothing is ordered yet, whatever goes wrong
+            await provider.send_ahead(intent)
         self._absent[intent.id] = False
         try:
             async with asyncio.timeout(self._patience.stall_s):
@@ -190,16 +196,28 @@ class Leases:
         """Settle the reservation and end the lease, in one transaction or as part of the caller's."""
         cost, estimate = ending.cost(intent.offer), ending.estimate(intent.offer).amount
         with self._ledger.transaction():
-            settled = self._budgets.settle(intent.id, intent.offer, ending.used_s, cost, estimate)
-            if not settled and ending.state != "abandoned":  # charged before: this is known better
-                self._budgets.correct(intent.id, cost)
+            held = ending.state == "abandoned" and intent.offer.billing is Billing.QUOTA
+            if not held:
+                settled = self._budgets.settle(intent.id, intent.offer, ending.used_s, cost, estimate)
+                if not settled and ending.state != "abandoned":  # charged before: this is known better
+                    self._budgets.correct(intent.id, cost)
             self._ledger.lease_ended(intent.id, ending.state, ending.note)
+            self._ledger.expire()  # one that was never confirmed may have ended itself long ago
 
     async def end(self, intent: Intent, failure: ProviderError | None = None) -> Ending:
         """Release and book, as of now."""
         ending = await self.release(intent, used_s=self.elapsed_s(intent), failure=failure)
         self.book(intent, ending)
         return ending
+
+    async def recheck(self, provider: str) -> None:
+        """Ask again for what holds free hours there and nobody confirmed: has it ended, it holds none."""
+        for rented in unconfirmed(self._ledger):
+            free = rented.intent.offer.billing is Billing.QUOTA and rented.may_run(self._ledger.now())
+            if rented.provider == provider and free and rented.state == "abandoned":
+                ending = await self.release(rented.intent, used_s=self.elapsed_s(rented.intent))
+                if ending.state != "abandoned":
+                    self.book(rented.intent, ending)
 
     def elapsed_s(self, intent: Intent) -> float:
         """Seconds since the intent, by the wall clock: a lease outlives processes."""

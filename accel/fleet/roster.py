@@ -70,7 +70,7 @@ def _kaggle(site: Site, how: Access) -> Provider:
     return KaggleProvider(
         realm=site.realm, runtime=site.runtime, accepted_terms=site.accepted, endpoint=how.endpoint or None,
         credentials=KaggleCredentials(key.username, key.key.get_secret_value(), key.token.get_secret_value()),
-        wait_s=wait_s, cold_s=cold_s,
+        wait_s=wait_s, cold_s=cold_s, folder=site.home / "kaggle-uploads",
     )  # fmt: skip
 
 

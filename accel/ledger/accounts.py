@@ -279,14 +279,16 @@ class Accounts(Database):
     def orphans(self) -> tuple[Hold, ...]:
         """Holds that nobody will settle: their process is gone, and they belong to no lease.
 
-        What a lease holds is settled by whoever carries its job on. Of the others a caller may know that
+        What a lease holds is settled by whoever carries its job on; free hours of one that nobody confirmed
+        are held until it ends itself (``Ledger.expire``). Of the others a caller may know that
         nothing was dispatched, and ``settle`` them at 0; ``Budgets.recover`` counts them as spent.
         """
         found = self.rows(
             "SELECT id, accounts, amount, fund, provider, task_id, owner, made_at FROM hold "
             "WHERE NOT EXISTS (SELECT 1 FROM lease WHERE intent_id = hold.id "
-            "AND state IN ('intended', 'open')) ORDER BY made_at"
-        )
+            "AND (state IN ('intended', 'open') OR (state = 'abandoned' AND hold.fund = 'quota' "
+            "AND ends_by > ?))) ORDER BY made_at", self.at(),
+        )  # fmt: skip
         living = {owner: self.alive(owner) for owner in {row[6] for row in found}}
         return tuple(
             Hold(

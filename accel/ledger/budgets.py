@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from accel.core.errors import OverBudget, TooManyLaunches
+from accel.core.errors import OverBudget, QuotaHeld, TooManyLaunches
 from accel.core.funds import Funds, Window
 from accel.core.lease import Intent
 from accel.core.money import Basis, Cost, NanoUSD, dollars
@@ -215,6 +215,7 @@ class Budgets:
         name, amount = f"{offer.provider} {QUOTA}", milliseconds(seconds)
         with self._ledger.joined():
             self._ledger.open_account(name, "gpu_ms", provider=offer.provider, period=QUOTA)
+            self._ledger.expire()
             if offer.quota_left_s is not None:
                 self._ledger.told(name, math.floor(offer.quota_left_s * 1000), offer.as_of)
             left = self._ledger.account(name).left
@@ -222,7 +223,7 @@ class Budgets:
                 draw = Draw((name,), amount, QUOTA, offer.provider, offer.rate)
                 self._ledger.reserve(hold_id, draw, task_id)
                 return
-        raise OverBudget(  # told only now: the provider's word is committed
+        raise QuotaHeld(  # told only now: the provider's word is committed
             f"{offer.provider}: {amount / 1000:.0f} s would be reserved, {left / 1000:.0f} s of its "
             "free quota are left; nothing was started."
         )
@@ -277,6 +278,7 @@ class Budgets:
         Holds of leases are left to whoever carries their jobs on; see ``Ledger.orphans``.
         """
         with self._ledger.transaction():
+            self._ledger.expire()
             lost = self._ledger.orphans()
             for hold in lost:
                 self._told(self._ledger.settle(hold.id, hold.amount, Basis.ESTIMATED))

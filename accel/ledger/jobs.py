@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from accel.core.errors import AccelError, LedgerError, OfferTaken, OverBudget
+from accel.core.errors import AccelError, LedgerError, NoCapacity, OverBudget
 from accel.core.lease import Intent
 from accel.core.task import Task
 from accel.ledger.budgets import Budgets
@@ -111,14 +111,14 @@ def unfinished(ledger: Ledger) -> tuple[Job, ...]:
 def intend(ledger: Ledger, budgets: Budgets, job: Job, intent: Intent, decision: str) -> Job:
     """Reserve what the intent may cost, write it, and move the job: all in one transaction, or none.
 
-    Raises OverBudget when a limit has no room, and OfferTaken when another lease has the offer; the alert of
-    it is written even so.
+    Raises OverBudget when a limit has no room, OfferTaken when another lease has the offer, and SessionsFull
+    when there are as many as may be at once; the alert of it is written even so.
     """
     refused: AccelError | None = None
     with ledger.transaction() as db:
         try:
             budgets.rent(intent)
-        except (OverBudget, OfferTaken) as bad:
+        except (OverBudget, NoCapacity) as bad:
             refused = bad
         else:
             _move(db, ledger, job, JobStep.INTENDED, intent_id=intent.id, decision=decision)

@@ -5,6 +5,7 @@ row, so that its answer holds with any number of processes:
 
 - **Launches** of what bills seconds are counted by the hour. An empty listing once made a controller launch
   for ever (skypilot#10517); whatever goes wrong here, no more than so many are started.
+- **At once**: no more leases than the provider allows one account.
 - **Claims**: an exclusive offer belongs to the row until the provider confirms the end, or its time is over.
 - **Replicas**: one per provider. Its users are the processes that may call it; the last one that leaves gives
   it back, and is the only one that may (``closing``). What dead processes used belongs to who comes first.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from accel.core.errors import AccelError, OfferTaken, TooManyLaunches
+from accel.core.errors import AccelError, OfferTaken, SessionsFull, TooManyLaunches
 from accel.core.lease import Intent, Lease
 from accel.core.money import NanoUSD
 from accel.core.offer import Billing
@@ -80,12 +81,24 @@ def refusal(ledger: Ledger, intent: Intent, purpose: Purpose, launches: int) -> 
             return OfferTaken(f"the offer {offer.id} is rented already, as {name}", provider=offer.provider)
     if purpose is Purpose.REPLICA and replica(ledger, offer.provider) is not None:
         return OfferTaken("another process has just opened a replica there", provider=offer.provider)
+    if offer.at_once is not None and running(ledger, offer.provider) >= offer.at_once:
+        told = f"{offer.at_once} leases of ours are there, and no more may be at once"
+        return SessionsFull(told, provider=offer.provider)
     if offer.billing is Billing.SECONDS and launched(ledger, now - HOUR) >= launches:
         return TooManyLaunches(
             f"{offer.provider}: {launches} machines were rented within the last hour, and no more are "
             "allowed; nothing was started.", hint="See `accel leases`; launches_per_hour in your settings.",
         )  # fmt: skip
     return None
+
+
+def running(ledger: Ledger, provider: str) -> int:
+    """How many of ours may be running there now: whose end nobody confirmed, and that is not over."""
+    found = ledger.rows(
+        "SELECT count(*) FROM lease WHERE provider = ? AND state IN ('intended', 'open', 'abandoned') "
+        "AND ends_by > ?", provider, ledger.at(),
+    )  # fmt: skip
+    return int(found[0][0])
 
 
 def launched(ledger: Ledger, since: datetime) -> int:

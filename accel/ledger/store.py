@@ -70,6 +70,15 @@ class Ledger(Accounts):
         ))  # fmt: skip
         self.write("DELETE FROM lease_user WHERE intent_id = ?", intent_id)
 
+    def expire(self) -> None:
+        """Settle, in full, the free hours of leases that nobody confirmed and that have ended themselves."""
+        with self.joined():
+            for hold_id, amount in self.rows(
+                "SELECT hold.id, hold.amount FROM hold JOIN lease ON lease.intent_id = hold.id "
+                "WHERE hold.fund = 'quota' AND lease.state = 'abandoned' AND lease.ends_by <= ?", self.at(),
+            ):  # fmt: skip
+                self.settle(hold_id, amount, Basis.ESTIMATED)
+
     @staticmethod
     def _known(intent_id: str, found: int) -> None:
         if not found:

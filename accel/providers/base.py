@@ -110,6 +110,19 @@ class RunsBatch(Protocol):
 
 
 @runtime_checkable
+class SendsAhead(Protocol):
+    """Takes what is too large for an order before it, which rents nothing and may take long."""
+
+    async def send_ahead(self, intent: Intent) -> None:
+        """Bring there what ``create(intent)`` will need; nothing where it is there already.
+
+        May be repeated: an earlier call, of this process or of one that died, is carried on. Bounded by the
+        adapter: it raises Unreachable when nothing moves any more, and TimedOut after its own limit.
+        """
+        ...
+
+
+@runtime_checkable
 class ServesLive(Protocol):
     """Answers one envelope with one envelope, in milliseconds to seconds.
 

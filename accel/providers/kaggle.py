@@ -13,6 +13,8 @@ What Kaggle does not offer, and what that means here:
   one that was pushed moments ago (kaggle_api_extended.py:6798-6805 explains the former; both are in
   public logs of its users, 2026). ``find`` therefore also asks for the list of own kernels, and says
   that it cannot tell while the push is younger than ``settle_s``.
+- A script that does not fit into one push is pushed without its package and inputs, which travel as private
+  data sets (``providers.kaggle_datasets``) before the order: ``send_ahead``.
 - A crashed script may still be reported COMPLETE (a user's note of 2026, not seen by us): whether a job
   succeeded is told by its own ``result.json`` (``worker.artefacts``), never by the status alone.
 
@@ -25,12 +27,14 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Collection
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from accel.core.errors import (
+    JobFailed,
+    NoCapacity,
     ProviderError,
     Rejected,
     SettingsError,
@@ -39,11 +43,9 @@ from accel.core.errors import (
     UsageError,
 )
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
-from accel.core.money import ZERO, Rate
-from accel.core.offer import Billing, Gpu, Offer, Realm, Unfit
+from accel.core.offer import Billing, Offer, Realm, Unfit
 from accel.core.runtime import Runtime
-from accel.core.task import Lane, Need, Numerics
-from accel.providers import terms
+from accel.core.task import Lane, Need
 from accel.providers.base import Fetched, JobState, Progress
 from accel.providers.kaggle_calls import KaggleCalls, utc
 from accel.providers.kaggle_client import (
@@ -52,18 +54,15 @@ from accel.providers.kaggle_client import (
     KaggleCredentials,
     NotFound,
 )
-from accel.worker.bundle import Bundle, render_script
+from accel.providers.kaggle_datasets import LARGEST, POLL_S, READY_S, Datasets
+from accel.providers.kaggle_machine import NUMERICS, RATE, T4X2, unfit
+from accel.providers.kaggle_uploads import PAUSE_S, Uploads
+from accel.worker.attached import FOLDER, Attached, attach
+from accel.worker.bundle import Bundle, TooLarge, render_script
 
 T = TypeVar("T")
 
 NO_KEY = "no credentials: set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY"
-
-# The default GPU machine is two T4s (kaggle-cli pull request 1198, 2026-09-17). nvidia-smi there says
-# "Tesla T4, 15360 MiB, 7.5" of each, in public logs of 2026.
-T4X2 = Gpu("T4", 2, 15360 << 20, 75)
-# Tensor cores of compute capability 7.5 have no bf16 and no tf32 (CUDA C programming guide, arithmetic).
-NUMERICS = frozenset({Numerics.FP32, Numerics.FP16, Numerics.INT8})
-RATE = Rate(ZERO, date(2026, 11, 23), "Kaggle: free within the weekly GPU quota")
 
 PREFIX = "accel-"
 NAME_RULE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -72,7 +71,11 @@ MAX_LIFETIME_S = 12 * 3600  # kaggle 2.2.5 cli.py:2863: "12 hours, the maximum n
 WAIT_PRIOR_S, COLD_PRIOR_S = 30.0, 120.0
 SECONDS_PER_BYTE_PRIOR = 1e-6  # 1 MB/s, an ordinary line's upload
 QUEUE_ALLOWANCE_S = 3600.0  # our margin for the queue in ``ends_by``: the timeout counts from the start
+SEND_S = 3 * 3600.0  # our limit for what is sent ahead; ``ends_by`` counts it where anything is
+LATEST = 0.5  # of the allowances: an order that is older is not pushed, so that ``ends_by`` holds
+AT_ONCE = 2  # "Maximum batch GPU session count of 2 reached.", in its users' logs
 LISTED_FOR = timedelta(hours=48)  # a kernel last run longer ago cannot hold a session of 12 hours
+
 
 def render_bundle(folder: Path) -> tuple[str, bool]:
     """(script, whether it needs the internet) of a bundle's folder. Raises UsageError."""
@@ -86,7 +89,8 @@ class KaggleProvider:
     SANDBOX, or None with realm REAL (SettingsError for any other pair). accepted_terms: ``Term.key``
     values. render: bundle folder → (script, needs internet). settle_s: how long Kaggle may not yet
     show a kernel just pushed (default 120, our margin; a sandbox shows it at once). call_s: seconds
-    for one request. fetch_s, max_bytes: bounds of one ``fetch``.
+    for one request. fetch_s, max_bytes: bounds of one ``fetch``. folder: keeps uploads that are under way
+    between processes, None: they end with this one. largest, ready_s, poll_s: see ``Datasets``.
     """
 
     name = NAME
@@ -96,7 +100,9 @@ class KaggleProvider:
         endpoint: str | None = None, accepted_terms: Collection[str] = (),
         render: Callable[[Path], tuple[str, bool]] = render_bundle, wait_s: float = WAIT_PRIOR_S,
         cold_s: float = COLD_PRIOR_S, settle_s: float | None = None, call_s: float = 30.0,
-        fetch_s: float = 3600.0, max_bytes: int = 2 << 30,
+        fetch_s: float = 3600.0, max_bytes: int = 2 << 30, folder: Path | None = None,
+        attach: Callable[[Path], Attached] = attach, largest: int = LARGEST, ready_s: float = READY_S,
+        poll_s: float | None = None,
     ) -> None:  # fmt: skip
         if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
             raise SettingsError(f"Kaggle: realm {realm} does not go with endpoint {endpoint}.")
@@ -108,6 +114,15 @@ class KaggleProvider:
         self._render, self._wait_s, self._cold_s = render, wait_s, cold_s
         self._settle_s = settle_s if settle_s is not None else 0.0 if endpoint else 120.0
         self._call_s, self._fetch_s, self._max_bytes = call_s, fetch_s, max_bytes
+        self._attach = attach
+        poll_s = poll_s if poll_s is not None else 0.1 if endpoint else POLL_S
+        uploads = Uploads(
+            self._calls.client, folder, lambda: runtime.now().timestamp(), 0.02 if endpoint else PAUSE_S
+        )
+        self._datasets = Datasets(
+            self._calls.client, credentials, uploads, self._off, largest=largest, ready_s=ready_s,
+            poll_s=poll_s, send_s=SEND_S,
+        )  # fmt: skip
 
     # --- Provider
 
@@ -115,7 +130,7 @@ class KaggleProvider:
         """Terms, what a T4 can do, then the quota as Kaggle tells it: one request at most."""
         now = self._runtime.now()
         try:
-            if reason := self._unfit(need):
+            if reason := unfit(need, self._accepted):
                 return Unfit(self.name, self.realm, reason, now)
             if not self._credentials:
                 return Unfit(self.name, self.realm, NO_KEY, now, mendable=True)
@@ -129,14 +144,15 @@ class KaggleProvider:
         if quota.left_s <= 0:
             resets = quota.resets_at
             when = f"; it refreshes at {resets:%Y-%m-%d %H:%M} UTC" if resets else ""
-            return Unfit(self.name, self.realm, f"the weekly GPU quota is used up{when}", now)
+            told = f"the weekly GPU quota is used up{when}"
+            return Unfit(self.name, self.realm, told, now, again_at=resets)
         return Offer(
             id=f"{self.name}-{self.realm}-t4x2", provider=self.name, realm=self.realm, gpu=T4X2,
             rate=RATE, as_of=now,
             source="Kaggle's quota call; wait, cold start and transfer are priors, not measured",
             lanes=frozenset({Lane.BATCH}), numerics=NUMERICS, wait_s=self._wait_s,
             cold_s=self._cold_s, billing=Billing.QUOTA, quota_left_s=quota.left_s,
-            quota_s=quota.total_s, quota_resets_at=quota.resets_at,
+            quota_s=quota.total_s, quota_resets_at=quota.resets_at, at_once=AT_ONCE,
             seconds_per_byte=SECONDS_PER_BYTE_PRIOR if self.realm is Realm.REAL else 0.0,
         )  # fmt: skip
 
@@ -144,16 +160,35 @@ class KaggleProvider:
         """Push the bundle as a private kernel named ``intent.name``; Kaggle starts it by itself.
 
         Raises NoCapacity (two GPU sessions are under way), QuotaExhausted, Rejected, or what
-        ``core.errors`` says of the connection; after Unreachable the kernel may exist.
+        ``core.errors`` says of the connection; after Unreachable and JobFailed the kernel may exist.
         """
         self._check(intent)
+        self._on_time(intent)
+        script, internet, sources = await self._sent(intent)
+        self._on_time(intent)
+        try:
+            remote = await self._off(self._calls.push, intent, script, internet, sources)
+        except JobFailed:
+            self._datasets.doubt()
+            raise
+        return self._lease(intent, remote)
+
+    async def send_ahead(self, intent: Intent) -> None:
+        """Bring there as data sets what does not fit into the push; no request where all fits."""
+        self._check(intent)
+        await self._sent(intent)
+
+    async def _sent(self, intent: Intent) -> tuple[str, bool, list[str]]:
+        """Script, whether it needs the internet, and the data sets that it reads, which are there."""
         assert intent.bundle is not None
         try:
-            script, internet = await self._off(self._render, intent.bundle)
+            return *await self._off(self._render, intent.bundle), []
+        except TooLarge:
+            parts = await self._off(self._attach, intent.bundle, limit_s=SEND_S)
         except UsageError as bad:
             raise Rejected(bad.message, provider=self.name, hint=bad.hint) from bad
-        remote = await self._off(self._calls.push, intent, script, internet)
-        return self._lease(intent, remote)
+        sources = [await self._datasets.bring(file) for file in parts.files]
+        return parts.script, parts.internet, sources
 
     async def release(self, lease: Lease) -> Released | Unconfirmed:
         """Confirms a session that has ended; else says until when it may run."""
@@ -236,22 +271,6 @@ class KaggleProvider:
         age_s = (self._runtime.now() - lease.created_at).total_seconds()
         return max(0, math.ceil(self._settle_s - age_s))
 
-    def _unfit(self, need: Need) -> str:
-        """Why ``need`` cannot be met whatever Kaggle has free now; "" if nothing speaks against it."""
-        if need.only and self.name not in need.only:
-            return "not among the providers that were allowed"
-        if refusal := terms.check(self.name, need, self._accepted):
-            return self._words(refusal)
-        if need.index:
-            return "no index stays there between jobs"
-        if need.numerics not in NUMERICS:
-            return f"a T4 has no {need.numerics}"
-        if need.capability > T4X2.capability:
-            return f"a T4 has compute capability 7.5, asked was {need.capability / 10:.1f}"
-        if need.vram_bytes > T4X2.vram_bytes:
-            return f"a T4 has 15 GiB, asked were {need.vram_bytes / 2**30:.1f} GiB"
-        return ""
-
     def _words(self, error: Exception) -> str:
         """An error's line without our name in front: an Unfit carries the name beside it."""
         return str(error).removeprefix(f"{self.name}: ")
@@ -269,8 +288,20 @@ class KaggleProvider:
 
     def _lease(self, intent: Intent, remote_id: str) -> Lease:
         """Equal for ``create`` and ``find``: both know the intent and nothing else."""
-        ends_by = intent.created_at + timedelta(seconds=QUEUE_ALLOWANCE_S + intent.lifetime_s)
+        ends_by = intent.created_at + timedelta(seconds=self._allowance_s(intent) + intent.lifetime_s)
         return Lease(intent.id, self.name, self.realm, intent.name, remote_id, intent.created_at, ends_by)
+
+    @staticmethod
+    def _allowance_s(intent: Intent) -> float:
+        """From the intent to the start of its session, at most."""
+        ahead = intent.bundle is not None and (intent.bundle / FOLDER).is_dir()
+        return QUEUE_ALLOWANCE_S + (2 * SEND_S if ahead else 0.0)
+
+    def _on_time(self, intent: Intent) -> None:
+        """Raises NoCapacity for an order so old that its session might outlive the lease's ``ends_by``."""
+        age_s = (self._runtime.now() - intent.created_at).total_seconds()
+        if age_s > LATEST * self._allowance_s(intent):
+            raise NoCapacity(f"the order is {age_s:.0f} s old; it is made anew.", provider=self.name)
 
     def _running(self) -> tuple[Lease, ...]:
         now, user = self._runtime.now(), self._calls.username()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from accel.core.errors import (
     BadOutput,
+    JobFailed,
     NoCapacity,
     ProviderError,
     QuotaExhausted,
@@ -60,7 +61,7 @@ class KaggleCalls:
         self, credentials: KaggleCredentials, endpoint: str | None, timeout_s: float
     ) -> None:
         self._credentials = credentials
-        self._client = KaggleClient(credentials, endpoint, timeout_s)
+        self.client = self._client = KaggleClient(credentials, endpoint, timeout_s)
         self.username = self._client.username
 
     def quota(self) -> Quota:
@@ -77,8 +78,10 @@ class KaggleCalls:
         total_s = max(0.0, gpu.total_time_allowed.total_seconds())
         return Quota(max(0.0, left_s), total_s, utc(answer.quota_refresh_time))
 
-    def push(self, intent: Intent, script: str, internet: bool) -> str:
-        """SaveKernel (kk:1965-2421); returns "user/slug" as Kaggle named it."""
+    def push(self, intent: Intent, script: str, internet: bool, sources: Sequence[str] = ()) -> str:
+        """SaveKernel (kk:1965-2421); returns "user/slug" as Kaggle named it, and "/v2" where the slug was in
+        use before: two sessions of one slug are told apart by their version alone. sources: "user/slug" of
+        data sets. Raises JobFailed where Kaggle knows one of them not: the session runs without it."""
         user = self._client.username()
         on_gpu = intent.offer.gpu.capability > 0
 
@@ -91,6 +94,7 @@ class KaggleCalls:
             request.text, request.language, request.kernel_type = script, "python", "script"
             request.is_private = True
             request.enable_gpu, request.enable_internet = on_gpu, internet
+            request.dataset_data_sources = list(sources)
             if on_gpu:
                 request.machine_shape = MACHINE_SHAPE
             request.session_timeout_seconds = math.ceil(intent.lifetime_s)
@@ -100,12 +104,13 @@ class KaggleCalls:
         if answer.error:
             self._refused(answer.error)
         if ignored := {k: v for k, v in raw.items() if k.startswith("invalid") and "Tags" not in k and v}:
-            raise Rejected(f"Kaggle did not know {sorted(ignored)}.", provider=NAME)
+            raise JobFailed(f"Kaggle did not know {sorted(ignored)}; the run goes on without.", provider=NAME)
         if not answer.version_number and not answer.ref:
             raise Unreachable("Kaggle's answer to the push says nothing.", provider=NAME)
         # ref is "/code/user/slug"; where it is missing the slug is what we asked for
         slug = answer.ref.rsplit("/", 1)[-1] or intent.name
-        return f"{user}/{slug}"
+        version = answer.version_number or 1
+        return f"{user}/{slug}" + (f"/v{version}" if version > 1 else "")
 
     def _refused(self, words: str) -> None:
         """Raise what Kaggle's ``error`` means: known by its words, there is no code."""
@@ -122,13 +127,15 @@ class KaggleCalls:
 
     def status(self, remote_id: str) -> Progress:
         """GetKernelSessionStatus (kk:790-890). A missing status is the SDK's default, QUEUED."""
-        user, slug = remote_id.split("/", 1)
+        user, slug, *label = remote_id.split("/")
 
         def ask(sdk: Any) -> Any:
             from kagglesdk.kernels.types import kernels_api_service as kk
 
             request = kk.ApiGetKernelSessionStatusRequest()
             request.user_name, request.kernel_slug = user, slug
+            if label:  # as "v2": a bare number is not found (kaggle 2.2.5)
+                request.version_label = label[0]
             return sdk.kernels.kernels_api_client.get_kernel_session_status(request)
 
         answer, _ = self._client.call(ask)
@@ -164,11 +171,11 @@ class KaggleCalls:
             token = str(answer.next_page_token or "")
 
     def is_listed(self, remote_id: str) -> bool:
-        return any(k.ref.rsplit("/", 1)[-1] == remote_id.split("/", 1)[1] for k in self.own())
+        return any(k.ref.rsplit("/", 1)[-1] == remote_id.split("/")[1] for k in self.own())
 
     def download(self, remote_id: str, into: Path, max_bytes: int) -> Fetched:
         """ListKernelSessionOutput (kk:1528-1675), page by page, then each file."""
-        user, slug = remote_id.split("/", 1)
+        user, slug, *label = remote_id.split("/")
         into.mkdir(parents=True, exist_ok=True)
         files: dict[str, Path] = {}
         left, log, token, pages = max_bytes, "", "", 0
@@ -181,6 +188,8 @@ class KaggleCalls:
                 request = kk.ApiListKernelSessionOutputRequest()
                 request.user_name, request.kernel_slug = user, slug
                 request.page_size = PAGE_OUTPUT
+                if label:
+                    request.version_label = label[0]
                 if token:
                     request.page_token = token
                 return sdk.kernels.kernels_api_client.list_kernel_session_output(request)

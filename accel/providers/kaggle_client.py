@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class KaggleCredentials:
 
 
 class NotFound(Rejected):
-    """404, or Kaggle's 403 for a kernel it does not know; ``denied`` tells them apart."""
+    """404, or Kaggle's 403 for a kernel or data set it does not know; ``denied`` tells them apart."""
 
     def __init__(self, message: str, *, denied: bool) -> None:
         self.denied = denied
@@ -139,13 +140,7 @@ class KaggleClient:
         import requests
         import urllib3
 
-        parts = urlsplit(url)
-        if self._endpoint:
-            wanted = parts.scheme == "http" and parts.hostname in LOOPBACK
-        else:
-            wanted = parts.scheme == "https"
-        if not wanted:
-            raise BadOutput("an output's address is not one of Kaggle's.", provider=NAME)
+        self._address(url, "an output's address is not one of Kaggle's.")
         size, expected = 0, -1
         try:
             with self._session() as session:
@@ -180,6 +175,29 @@ class KaggleClient:
             into.unlink(missing_ok=True)
             self._raise(error)
         return size
+
+    def put(self, url: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:
+        """PUT to a signed address, without credentials: the status, and the answer's Range ("" without one).
+
+        body: bytes, or an object with ``read`` and ``len``. Raises Unreachable if no answer comes.
+        """
+        self._address(url, "an upload's address is not one of Kaggle's.")
+        try:
+            with self._session() as session:
+                answer = session.put(url, data=body, headers=headers, timeout=self._timeout_s)
+                return answer.status_code, answer.headers.get("Range", "")
+        except Exception as error:  # requests' classes; the address is a secret, and in no message of ours
+            self._raise(error)
+
+    def _address(self, url: str, told: str) -> None:
+        """Loopback in the sandbox, TLS elsewhere. Raises BadOutput for another address."""
+        parts = urlsplit(url)
+        if self._endpoint:
+            wanted = parts.scheme == "http" and parts.hostname in LOOPBACK
+        else:
+            wanted = parts.scheme == "https"
+        if not wanted:
+            raise BadOutput(told, provider=NAME)
 
     def _session(self) -> requests.Session:
         """A session of its own for one call: no state is shared between threads or left behind."""
@@ -237,8 +255,8 @@ def _classify(status: int, words: str, retry_after: str) -> ProviderError:
     text = f"HTTP {status}" + (f": {words}" if words else ".")
     if status == 404:
         return NotFound(text, denied=False)
-    if status == 403 and "kernels.get" in words:
-        # Kaggle's answer for a kernel that does not exist, or not yet: see ``providers.kaggle``.
+    if status == 403 and re.search(r"'(kernels|datasets)\.get'", words):
+        # Kaggle's answer for what does not exist, or not yet: see ``providers.kaggle``.
         return NotFound(text, denied=True)
     if status in (401, 402, 403):
         hint = "Check KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY."

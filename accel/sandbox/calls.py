@@ -10,12 +10,12 @@ import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from accel.sandbox.faults import Fault, FaultKind
+from accel.sandbox.kaggle_datasets import Call, Datasets
 from accel.sandbox.runner import Runner
 from accel.sandbox.store import SLUG, Session, Store
 from accel.sandbox.wire import Refused
@@ -28,15 +28,6 @@ MAX_SOURCE_BYTES = 1 << 20
 PAGE_DEFAULT, PAGE_MAX = 20, 200  # kernels output --page-size, kaggle-cli documentation, 2026-11-23
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One authenticated call: JSON parameters, the address the client reached us at, its fault."""
-
-    params: dict[str, Any]
-    base: str
-    fault: Fault | None
-
-
 class KernelCalls:
     """The calls of one account. ``table``: "service/Method" → what answers it.
 
@@ -44,8 +35,9 @@ class KernelCalls:
     does for a slug that does not exist (kx:6696-6703 says so too); False: 404, which is seen as well.
     """
 
-    def __init__(self, store: Store, runner: Runner, *, deny_unknown: bool) -> None:
+    def __init__(self, store: Store, runner: Runner, datasets: Datasets, *, deny_unknown: bool) -> None:
         self.store, self.runner, self.deny_unknown = store, runner, deny_unknown
+        self.datasets = datasets
         self.table: dict[str, Callable[[Call], Awaitable[dict[str, Any]]]] = {
             f"{KERNELS}/SaveKernel": self._save,
             f"{KERNELS}/GetKernelSessionStatus": self._status,
@@ -55,6 +47,7 @@ class KernelCalls:
             f"{KERNELS}/CancelKernelSession": self._cancel,
             f"{KERNELS}/GetAcceleratorQuotaStatistics": self._quota,
             "security.OAuthService/IntrospectToken": self._introspect,
+            **datasets.table,
         }
 
     def find(self, owner: object, slug: object, label: object = "") -> Session:
@@ -88,12 +81,13 @@ class KernelCalls:
         timeout = int(p.get("sessionTimeoutSeconds") or MAX_TIMEOUT_S)
         if not 0 < timeout <= MAX_TIMEOUT_S:  # kk:2017: "must be lower than the global maximum"
             return {"error": f"The session timeout is at most {MAX_TIMEOUT_S} seconds."}
+        asked = [str(s) for s in p.get("datasetDataSources") or []]
         unknown = {
-            "invalidDatasetSources": p.get("datasetDataSources") or [],
+            "invalidDatasetSources": [s for s in asked if self.datasets.folder(s) is None],
             "invalidCompetitionSources": p.get("competitionDataSources") or [],
             "invalidKernelSources": p.get("kernelDataSources") or [],
             "invalidModelSources": p.get("modelDataSources") or [],
-        }  # the sandbox has none of these; Kaggle goes on without what it does not know (kx:6469-6489)
+        }  # what Kaggle does not know it goes on without (kx:6469-6489); the sandbox has only data sets
         quick = p.get("kernelExecutionType") == "QUICK_SAVE"
         gpu = bool(p.get("enableGpu")) or str(p.get("machineShape", "")).startswith("Nvidia")
         if gpu and not quick and (refusal := self._gpu_refusal()):
@@ -102,6 +96,7 @@ class KernelCalls:
             source, slug=slug, title=title, language="python", kernel_type="script", gpu=gpu,
             internet=bool(p.get("enableInternet", True)), is_private=bool(p.get("isPrivate", True)),
             timeout_s=float(timeout), state="NEW_SCRIPT" if quick else "QUEUED",
+            sources=[s for s in asked if s not in unknown["invalidDatasetSources"]],
         )  # fmt: skip
         if not quick:
             self.runner.submit(session)

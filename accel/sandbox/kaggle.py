@@ -7,7 +7,8 @@ camelCase (khttp:109-119, 288-294); the base is the host on production and ``hos
 both are served. An error is JSON with ``code`` and ``message`` (khttp:128-132). Durations travel as
 "108000s", instants as "…Z" (kaggle_object.py:115-195).
 
-What the calls answer is in ``sandbox.calls``; this file carries them: HTTP, credentials, faults.
+What the calls answer is in ``sandbox.calls`` (kernels, quota) and ``sandbox.kaggle_datasets``, what becomes
+of uploads in ``sandbox.kaggle_blobs``; this file carries them: HTTP, credentials, faults.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from accel.sandbox.calls import Call, KernelCalls
+from accel.sandbox.calls import KernelCalls
 from accel.sandbox.faults import Fault, FaultKind, FaultScript
+from accel.sandbox.kaggle_blobs import Blobs
+from accel.sandbox.kaggle_datasets import Call, Datasets
 from accel.sandbox.runner import Runner
 from accel.sandbox.store import Session, Store
 from accel.sandbox.wire import LoopbackApp, Raw, Refused
@@ -37,10 +40,11 @@ class KaggleApp(LoopbackApp):
     """The ASGI application. deny_unknown: see ``KernelCalls``."""
 
     def __init__(
-        self, store: Store, make_runner: Callable[[Store], Runner], faults: FaultScript,
-        *, deny_unknown: bool = True,
+        self, store: Store, make_runner: Callable[[Store], Runner], blobs: Blobs, datasets: Datasets,
+        faults: FaultScript, *, deny_unknown: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(faults)
+        self.blobs, self.datasets = blobs, datasets
         self.store, self.deny_unknown = store, deny_unknown
         self._make_runner = make_runner
         self._calls: KernelCalls | None = None
@@ -49,7 +53,7 @@ class KaggleApp(LoopbackApp):
         """Take up what an earlier sandbox on this folder left."""
         runner = self._make_runner(self.store)
         runner.resume()
-        self._calls = KernelCalls(self.store, runner, deny_unknown=self.deny_unknown)
+        self._calls = KernelCalls(self.store, runner, self.datasets, deny_unknown=self.deny_unknown)
 
     async def closed(self) -> None:
         """Kill every running session."""
@@ -61,6 +65,7 @@ class KaggleApp(LoopbackApp):
         async def forget() -> None:
             await self.calls.runner.close()
             self.store.clear()
+            self.datasets.clear()
             self.faults.set([])
             self.wire.clear()
 
@@ -74,9 +79,11 @@ class KaggleApp(LoopbackApp):
     # --- dispatch
 
     def call_name(self, method: str, path: str) -> str:
-        """The method of the service; "Download" and "Logs" for the two plain GETs."""
+        """The method of the service; "Download", "Logs" and "PutBlob" for what is none."""
         if path.startswith("/_files/"):
             return "Download" if path.count("/") >= 5 else ""
+        if path.startswith("/_blobs/"):
+            return "PutBlob" if method == "PUT" else ""
         if re.fullmatch(r"(/api)?/v1/kernels/logs/stream/[^/]+/[^/]+", path):
             return "Logs"
         found = re.fullmatch(r"(?:/api)?/v1/[\w.]+/(\w+)", path)
@@ -89,6 +96,8 @@ class KaggleApp(LoopbackApp):
         base = "http://{}:{}".format(*request.scope["server"])
         if call == "Download":  # a plain GET without credentials: kx:6714
             return self._download(path, fault)
+        if call == "PutBlob":  # without credentials, too: kx:8690-8703
+            return await self.blobs.put(path.removeprefix("/_blobs/"), request, fault)
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
             raise Refused(413, "the request is too large")

@@ -5,10 +5,10 @@ Each session waits (queue), takes a slot, waits again (cold start) and then runs
 script's working directory is what a script's is on Kaggle: the folder whose files become the output.
 
 Time: queue, cold start and the quota week last 1/``time_scale`` of their nominal length. Computing is
-not scaled: a session is charged its nominal cold seconds plus the seconds its script really took, and
-its timeout counts the latter. Like the nominal waits, this is our model: Kaggle does not publish its
-own. (That a session is charged its wall clock once, not once per card, has been measured by others:
-github.com/unslothai/unsloth, pull request 9538, 2026-08-23.)
+not scaled (but for ``compute_s``): a session is charged its nominal cold seconds plus the seconds its
+script really took, and its timeout counts the latter. Like the nominal waits, this is our model: Kaggle
+does not publish its own. (That a session is charged its wall clock once, not once per card, has been measured
+by others: github.com/unslothai/unsloth, pull request 9538, 2026-08-23.)
 
 Not imitated: the machine (there is no GPU; the script sees this machine's processor), the images, and
 the network, which cannot be cut for a plain subprocess: ``enable_internet: false`` only sets
@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,16 @@ class Runner:
     """The sessions of one sandbox. All methods run on the server's event loop.
 
     queue_s, cold_s: nominal seconds. slots: scripts running at once; further ones stay queued.
-    allowance_s: GPU seconds of one week.
+    allowance_s: GPU seconds of one week. inputs: the files of a data set, by "user/slug". compute_s: nominal
+    seconds that every script counts as, whatever it took; None: what it took.
     """
 
     def __init__(
         self, store: Store, *, time_scale: float, queue_s: float, cold_s: float, slots: int,
-        allowance_s: float,
+        allowance_s: float, inputs: Callable[[str], Path | None] = lambda _: None,
+        compute_s: float | None = None,
     ) -> None:  # fmt: skip
-        self.store = store
+        self.store, self._inputs, self._compute_s = store, inputs, compute_s
         self.allowance_s = allowance_s
         self.week_s = WEEK_S / time_scale
         self._queue_s, self._cold_s = queue_s / time_scale, cold_s / time_scale
@@ -116,6 +119,7 @@ class Runner:
 
     async def _execute(self, session: Session) -> None:
         folder = self.store.folder(session)
+        self._lay_out(session)
         with (folder / "supervisor.log").open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", str(SUPERVISOR), str(folder), str(folder / "script.py"),
@@ -134,6 +138,16 @@ class Runner:
                 process.kill()
                 await process.wait()
             raise
+
+    def _lay_out(self, session: Session) -> None:
+        """Data sets where a script in ``working`` finds them as ``../input``. Kaggle has mounted them as
+        /kaggle/input/SLUG and deeper; nobody may rely on either, so that the sandbox takes the deeper."""
+        for ref in session.sources:
+            files = self._inputs(ref)
+            into = self.store.folder(session) / "input" / "datasets" / ref
+            into.mkdir(parents=True, exist_ok=True)
+            for file in files.iterdir() if files else ():
+                (into / file.name).symlink_to(file.resolve())
 
     def _environment(self, session: Session) -> dict[str, str]:
         folder = self.store.folder(session)
@@ -165,7 +179,8 @@ class Runner:
                 session.state = "ERROR"
                 session.failure = "The sandbox was stopped while this session was running."
         if session.gpu:
-            seconds = min(float(ending["seconds"]), session.timeout_s)
+            took_s = float(ending["seconds"]) if self._compute_s is None else self._compute_s
+            seconds = min(took_s, session.timeout_s)
             self.store.charge(self._nominal_cold_s + seconds)
         self.store.save(session)
         for scratch in ("home", "tmp"):

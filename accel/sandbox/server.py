@@ -16,13 +16,16 @@ from typing import Any
 from accel.core.errors import UsageError
 from accel.sandbox.faults import FaultScript
 from accel.sandbox.kaggle import KaggleApp
+from accel.sandbox.kaggle_blobs import Blobs
+from accel.sandbox.kaggle_datasets import Datasets
 from accel.sandbox.runner import Runner
 from accel.sandbox.serving import Server
-from accel.sandbox.store import Store
+from accel.sandbox.store import WEEK_S, Store
 from accel.sandbox.wire import WireRecord
 
 # Nominal seconds of the waits. Kaggle publishes none: these are round numbers, not measurements.
-QUEUE_S, COLD_S = 30.0, 60.0
+QUEUE_S, COLD_S, READY_S = 30.0, 60.0, 120.0
+LARGEST = 20 << 30  # of one data set; ours: nobody rehearses with more
 
 
 class KaggleSandbox:
@@ -31,7 +34,9 @@ class KaggleSandbox:
     root: folder that keeps its state; None: a temporary one. port: 0 takes a free one. username, key,
     token: what clients sign in with; "" keeps those of ``root``, or makes new ones. time_scale: waits
     last 1/time_scale of their nominal queue_s and cold_s. gpu_hours: weekly GPU allowance. slots:
-    scripts run at once. now: the sandbox's clock, epoch seconds. Raises UsageError if the port or the
+    scripts run at once. now: the sandbox's clock, epoch seconds. ready_s: nominal seconds that a data set is
+    processed; largest: its bytes, at most. compute_s: see ``Runner``. week_over_s: nominal seconds of the
+    first quota week that are over at the start of a new folder. Raises UsageError if the port or the
     folder is taken.
     """
 
@@ -39,7 +44,8 @@ class KaggleSandbox:
         self, root: Path | None = None, *, port: int = 0, username: str = "", key: str = "",
         token: str = "", time_scale: float = 60.0, queue_s: float = QUEUE_S, cold_s: float = COLD_S,
         gpu_hours: float = 30.0, slots: int = 2, faults: Iterable[Mapping[str, Any]] = (),
-        deny_unknown: bool = True, now: Callable[[], float] = time.time,
+        deny_unknown: bool = True, now: Callable[[], float] = time.time, ready_s: float = READY_S,
+        largest: int = LARGEST, compute_s: float | None = None, week_over_s: float = 0.0,
     ) -> None:  # fmt: skip
         if not time_scale > 0:
             raise UsageError(f"time_scale must be positive, not {time_scale}")
@@ -47,10 +53,11 @@ class KaggleSandbox:
         self.url = self.username = self.key = self.token = ""
         self._port, self._account = port, {"username": username, "key": key, "token": token}
         self._now, self._deny_unknown = now, deny_unknown
+        self._ready_s, self._largest, self._week_over_s = ready_s, largest, week_over_s
         self._faults = FaultScript(faults)
         self._runner_options: dict[str, Any] = {
             "time_scale": time_scale, "queue_s": queue_s, "cold_s": cold_s, "slots": slots,
-            "allowance_s": gpu_hours * 3600,
+            "allowance_s": gpu_hours * 3600, "compute_s": compute_s,
         }  # fmt: skip
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._app: KaggleApp | None = None
@@ -63,12 +70,19 @@ class KaggleSandbox:
             if self.root is None:
                 self._temporary = tempfile.TemporaryDirectory(prefix="accel-kaggle-")
                 self.root = Path(self._temporary.name)
-            store = self._store = Store(self.root, now=self._now, **self._account)
+            over_s = self._week_over_s / self.time_scale
+            store = self._store = Store(self.root, now=self._now, week_over_s=over_s, **self._account)
+            blobs = Blobs(self.root / "uploads", self._now, WEEK_S)
+            datasets = Datasets(
+                self.root / "datasets", blobs, store.username, self._now,
+                ready_s=self._ready_s / self.time_scale, time_scale=self.time_scale,
+                largest=self._largest, deny_unknown=self._deny_unknown,
+            )  # fmt: skip
             self.url = server.url
             self.username, self.key, self.token = store.username, store.key, store.token
             self._app = KaggleApp(
-                store, lambda s: Runner(s, **self._runner_options), self._faults,
-                deny_unknown=self._deny_unknown,
+                store, lambda s: Runner(s, inputs=datasets.folder, **self._runner_options), blobs, datasets,
+                self._faults, deny_unknown=self._deny_unknown,
             )  # fmt: skip
             server.start(self._app)
         except BaseException:

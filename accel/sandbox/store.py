@@ -4,7 +4,8 @@ One account, one folder:
 
     account.json                    user name, key, token, secret, start of the first quota week (0600)
     charges.jsonl                   one line per finished GPU session: when it ended, seconds
-    kernels/<slug>/v<n>/session.json, script.py, working/, log.jsonl, exit.json
+    kernels/<slug>/v<n>/session.json, script.py, working/, input/, log.jsonl, exit.json
+    datasets/<slug>/dataset.json, v<n>/    see ``kaggle_datasets``; uploads/: see ``kaggle_blobs``
 
 Every file but the append-only charges is replaced by rename, so that a kill leaves the old or the new.
 """
@@ -20,7 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Session:
     started_at: float = 0.0
     ended_at: float = 0.0
     failure: str = ""
+    sources: list[str] = field(default_factory=list)  # data sets, as "user/slug"
 
     @property
     def active(self) -> bool:
@@ -62,7 +64,8 @@ class Store:
     """The folder, in memory and on disk. One process at a time: raises UsageError if it is in use."""
 
     def __init__(
-        self, root: Path, *, username: str, key: str, token: str, now: Callable[[], float]
+        self, root: Path, *, username: str, key: str, token: str, now: Callable[[], float],
+        week_over_s: float = 0.0,
     ) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root, self.now = root, now
@@ -72,7 +75,7 @@ class Store:
         except OSError:
             self._lock.close()
             raise UsageError(f"Another sandbox is using {root}; stop it or choose another.") from None
-        account = self._account(username, key, token)
+        account = self._account(username, key, token, now() - week_over_s)
         self.username: str = account["username"]
         self.key: str = account["key"]
         self.token: str = account["token"]
@@ -89,7 +92,7 @@ class Store:
         """Let another sandbox use the folder."""
         self._lock.close()
 
-    def _account(self, username: str, key: str, token: str) -> dict[str, Any]:
+    def _account(self, username: str, key: str, token: str, epoch: float) -> dict[str, Any]:
         file = self.root / "account.json"
         if file.exists():
             known = json.loads(file.read_text())
@@ -99,7 +102,7 @@ class Store:
                 "key": secrets.token_hex(16),
                 "token": "KGAT_" + secrets.token_hex(16),
                 "secret": secrets.token_hex(16),
-                "epoch": self.now(),
+                "epoch": epoch,
             }
         given = {"username": username, "key": key, "token": token}
         known |= {name: value for name, value in given.items() if value}

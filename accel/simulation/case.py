@@ -16,7 +16,7 @@ from accel.simulation.natures import Nature
 from accel.simulation.scene import Scene
 
 # attempts that were never dispatched, by the word of the router itself
-UNSENT = ("OverBudget", "LedgerError")
+UNSENT = ("OverBudget", "QuotaHeld", "LedgerError")
 NO_PLACE = "no free place within"
 # what the engine calls a request that it sends on to warm a provider up
 WARM = "-warm"

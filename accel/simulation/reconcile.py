@@ -13,6 +13,8 @@ from accel.simulation.case import GRACE_S, NO_PLACE, UNSENT, WARM, Case
 from accel.simulation.evidence import Call, Rented
 
 NEAR = 1_000  # nano-dollars: to the micro-dollar
+# a hold of free hours whose lease nobody confirmed
+MAY_RUN = "fund = 'quota' AND id IN (SELECT intent_id FROM lease WHERE state = 'abandoned')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,14 @@ def invoices_match(case: Case) -> Iterator[str]:
     """2. Every call is one attempt and, where it is paid, one charge of what the provider bills for it.
 
     To the micro-dollar where the caller can know (``Call.exact``), and never below. What a killed router had
-    reserved is charged in full. Accounts add up to their charges; nothing stays held.
+    reserved is charged in full. Accounts add up to their charges; nothing stays held but the free hours of
+    what nobody could confirm, which count as charged here: they are settled in full when it has ended itself.
     """
     charges = {
         hold: Charge(task.removesuffix(WARM), provider, amount)
         for hold, task, provider, amount in case.rows(
-            "SELECT hold_id, task_id, provider, amount FROM charge"
+            "SELECT hold_id, task_id, provider, amount FROM charge "
+            f"UNION ALL SELECT id, task_id, provider, amount FROM hold WHERE {MAY_RUN}"
         )
     }
     attempts: dict[tuple[str, str], list[Booked]] = defaultdict(list)
@@ -151,7 +155,7 @@ def _sums(case: Case) -> Iterator[str]:
     for names, amount in case.rows("SELECT accounts, amount FROM charge"):
         for name in json.loads(names):
             spent[name] += amount
-    held = dict(case.rows("SELECT provider, count(*) FROM hold GROUP BY provider"))
+    held = dict(case.rows(f"SELECT provider, count(*) FROM hold WHERE NOT ({MAY_RUN}) GROUP BY provider"))
     for name, used, over in case.rows("SELECT name, spent, over FROM account"):
         if used + over != spent[name]:
             yield f"account {name} says {used + over}, its charges add up to {spent[name]}"

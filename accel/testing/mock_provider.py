@@ -68,7 +68,8 @@ class MockBatchProvider:
     wait_s, cold_s, job_s: mean seconds of queue, cold start and a job; each drawn with ``jitter``
     (0: always the mean; 0.2: within ±20 %) from ``seed``. outcome: how jobs end. files: what a job
     leaves. confirms: whether ``release`` can stop things (False: as Kaggle, it only tells). quota_s:
-    free seconds, or None.
+    free seconds of each ``week_s``, or None: what was used is told, and what runs is reserved. at_once: as
+    ``Offer`` has it.
     """
 
     def __init__(
@@ -76,7 +77,8 @@ class MockBatchProvider:
         gpu: Gpu = MOCK_GPU, rate: Rate = FREE, numerics: frozenset[Numerics] = frozenset(Numerics),
         wait_s: float = 0.0, cold_s: float = 0.0, job_s: float = 1.0, jitter: float = 0.0,
         outcome: JobState = JobState.DONE, files: Mapping[str, bytes] | None = None,
-        confirms: bool = True, quota_s: float | None = None,
+        confirms: bool = True, quota_s: float | None = None, week_s: float = 604_800.0,
+        at_once: int | None = None,
     ) -> None:  # fmt: skip
         if not 0 <= jitter < 1 or min(wait_s, cold_s, job_s) < 0:
             raise ValueError("seconds are not negative, and jitter is from 0 to below 1")
@@ -86,6 +88,7 @@ class MockBatchProvider:
         self._gpu, self._rate, self._numerics = gpu, rate, numerics
         self._wait_s, self._cold_s, self._job_s, self._jitter = wait_s, cold_s, job_s, jitter
         self._outcome, self._confirms, self._quota_s = outcome, confirms, quota_s
+        self._week_s, self._at_once = week_s, at_once
         self._files = dict(files) if files is not None else {"result.json": b"{}"}
         self._lanes = frozenset({Lane.BATCH})
         self._faults: list[_Fault] = []
@@ -142,11 +145,15 @@ class MockBatchProvider:
         reason = "no answer" if lost else self._unfit(need)
         if reason:
             return Unfit(self.name, self.realm, reason, now)
+        left_s, resets = self._quota(), now + timedelta(seconds=self._week_s - self._now() % self._week_s)
+        if left_s is not None and left_s <= 0:
+            return Unfit(self.name, self.realm, "the quota is used up", now, again_at=resets)
         return Offer(
             id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=self._gpu,
             rate=self._rate, as_of=now, source="mock provider", lanes=self._lanes,
             numerics=self._numerics, wait_s=self._wait_s, cold_s=self._cold_s,
-            quota_left_s=self._quota_s, billing=self._billing(),
+            quota_left_s=left_s, quota_s=self._quota_s, billing=self._billing(), at_once=self._at_once,
+            quota_resets_at=None if left_s is None else resets,
         )  # fmt: skip
 
     async def create(self, intent: Intent) -> Lease:
@@ -248,9 +255,19 @@ class MockBatchProvider:
             return f"it has no {need.numerics}"
         if need.vram_bytes > self._gpu.vram_bytes or need.capability > self._gpu.capability:
             return f"{self._gpu.name} is too small"
-        if self._quota_s is not None and self._quota_s <= 0:
-            return "the quota is used up"
         return ""
+
+    def _quota(self) -> float | None:
+        """Free seconds left in this week, None without a quota."""
+        if self._quota_s is None:
+            return None
+        now = self._now()
+        began = now - now % self._week_s
+        used_s = sum(
+            t.intent.lifetime_s if self._alive(t, now) else (t.gone_at or t.ends_at) - max(began, t.made_at)
+            for t in self._things.values() if (t.gone_at or t.ends_at) > began
+        )  # fmt: skip
+        return max(0.0, self._quota_s - used_s)
 
     def _draw(self, mean_s: float) -> float:
         return mean_s * (1 + self._jitter * (2 * self._rng.random() - 1))

@@ -31,6 +31,10 @@ NOT_SHIPPED = frozenset({"cli", "dashboard", "sandbox", "simulation", "testing"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: equal files give an equal wheel
 
 
+class TooLarge(UsageError):
+    """The bundle does not fit into one script; ``worker.attached`` sends it in pieces."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """job: parsed ``job.json``. wheel, inputs: file contents. digest: over all three, hex."""
@@ -132,7 +136,7 @@ def prelude(wheel: bytes) -> str:
                     del sys.modules[name]
             '''
         )
-        + f'WHEEL = """\\\n{_lines(wheel)}"""\n_unpack_accel()\n'
+        + f'WHEEL = """\\\n{coded(wheel)}"""\n_unpack_accel()\n'
     )
 
 
@@ -140,25 +144,26 @@ def render_script(folder: Path) -> str:
     """One self-contained Python script of the bundle in ``folder``.
 
     It writes ``result.json`` and ``result.safetensors`` into its working directory and exits 0, or
-    writes ``result.json`` with the error and exits 1. Raises UsageError above ``MAX_SCRIPT_BYTES``.
+    writes ``result.json`` with the error and exits 1. Raises TooLarge above ``MAX_SCRIPT_BYTES``.
     """
     bundle = Bundle.open(folder)
     script = (
         f'"""accel {accel.__version__} job {bundle.job.get("task_id", "")}: '
         'unpacks its own package and runs one job."""\n'
         + prelude(bundle.wheel)
-        + f'JOB = """\\\n{_lines(json.dumps(bundle.job).encode())}"""\n'
-        + f'INPUTS = """\\\n{_lines(bundle.inputs)}"""\n'
+        + f'JOB = """\\\n{coded(json.dumps(bundle.job).encode())}"""\n'
+        + f'INPUTS = """\\\n{coded(bundle.inputs)}"""\n'
         + "from accel.worker.job import main\n\n"
         + "raise SystemExit(main(base64.b64decode(JOB), base64.b64decode(INPUTS)))\n"
     )
     if len(script) > MAX_SCRIPT_BYTES:
-        raise UsageError(
+        raise TooLarge(
             f"the job's script is {len(script):,} bytes; Kaggle takes about {MAX_SCRIPT_BYTES:,}.",
             hint="Push fewer passages.",
         )
     return script
 
 
-def _lines(data: bytes) -> str:
+def coded(data: bytes) -> str:
+    """``data`` in base64, in lines, as it stands in a script."""
     return base64.encodebytes(data).decode()

@@ -118,11 +118,12 @@ def embed_benchmark(
     (repetitions,) per batch size; meta: device, cold_s (model load and first call), compute_s.
     """
     from accel.stages.embed import load_encoder
+    from accel.worker.devices import SPLIT_FROM, Spread, devices
 
     texts = unpack_texts(inputs.tensors)
     began = time.perf_counter()
-    encoder = load_encoder(spec, device=best_device())
-    encoder.embed(texts[:1])
+    encoder = Spread.load(spec, devices(), load_encoder)
+    encoder.embed(texts[: SPLIT_FROM * len(devices())])  # every device's first call
     cold_s = time.perf_counter() - began
     say(f"model ready on {encoder.device} after {cold_s:.1f} s")
     began = time.perf_counter()

@@ -155,6 +155,96 @@ def test_quota_shows_what_the_sessions_took(
     assert 0.01 <= used() - before <= 0.03
 
 
+@pytest.fixture
+def dataset(tmp_path: Path, sandbox: KaggleSandbox) -> Callable[..., Path]:
+    def make(slug: str, files: dict[str, bytes], **metadata: object) -> Path:
+        folder = tmp_path / slug
+        folder.mkdir(exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        described = {
+            "id": f"{sandbox.username}/{slug}", "title": slug, "licenses": [{"name": "other"}], **metadata,
+        }  # fmt: skip
+        (folder / "dataset-metadata.json").write_text(json.dumps(described))
+        return folder
+
+    return make
+
+
+def dataset_state(cli: Cli, ref: str) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        done = cli("datasets", "status", ref)
+        assert done.returncode == 0, done.stdout + done.stderr
+        state = done.stdout.strip()
+        if state in ("ready", "failed"):
+            return state
+    raise AssertionError(f"{ref} is still {state}")
+
+
+def test_a_dataset_is_created_versioned_and_read_by_a_kernel(
+    cli: Cli, dataset: Callable[..., Path], push: Callable[..., str], sandbox: KaggleSandbox
+) -> None:
+    ref = f"{sandbox.username}/accel-cli-data"
+    folder = dataset("accel-cli-data", {"a.bin": bytes(range(256)) * 5000, "b.txt": b"two"})
+    done = cli("datasets", "create", "-p", str(folder))
+    assert "Your private Dataset is being created" in done.stdout, done.stdout + done.stderr
+    assert dataset_state(cli, ref) == "ready"
+    again = cli("datasets", "create", "-p", str(folder))
+    assert "is already in use by a dataset" in again.stdout
+    assert {"a.bin", "b.txt"} <= set(cli("datasets", "files", ref).stdout.split())
+    assert ref in cli("datasets", "list", "--mine", "--csv").stdout
+    (folder / "b.txt").write_bytes(b"three")
+    done = cli("datasets", "version", "-p", str(folder), "-m", "again")
+    assert "Dataset version is being created" in done.stdout, done.stdout + done.stderr
+    assert dataset_state(cli, ref) == "ready"
+    told = cli("datasets", "status", ref, "--format", "json(current_version_number)")
+    assert json.loads(told.stdout) == {"current_version_number": 2}, told.stdout + told.stderr
+    code = (
+        "import glob\n"
+        "for name in ('a.bin', 'b.txt'):\n"
+        "    (path,) = glob.glob('../input/**/' + name, recursive=True)\n"
+        "    print(name, len(open(path, 'rb').read()))\n"
+    )
+    words = push("accel-cli-reads", code, dataset_sources=[ref, f"{sandbox.username}/nobody-made-this"])
+    assert "nobody-made-this" in words, "what Kaggle does not know it names, and goes on"
+    kernel = f"{sandbox.username}/accel-cli-reads"
+    assert "COMPLETE" in wait_for(cli, kernel, until="COMPLETE")
+    log = cli("kernels", "logs", kernel).stdout
+    assert f"a.bin {256 * 5000}" in log
+    assert "b.txt 5" in log, "the second version"
+
+
+def test_an_upload_of_the_official_client_resumes_too(
+    cli: Cli, dataset: Callable[..., Path], sandbox: KaggleSandbox
+) -> None:
+    folder = dataset("accel-cli-resumes", {"a.bin": os.urandom(3 << 20)})
+    before = len(sandbox.requests("PutBlob"))
+    sandbox.set_faults({"on": "PutBlob", "kind": "http", "status": 503})
+    try:
+        done = cli("datasets", "create", "-p", str(folder))
+    finally:
+        sandbox.set_faults()
+    assert "Your private Dataset is being created" in done.stdout, done.stdout + done.stderr
+    assert [r.status for r in sandbox.requests("PutBlob")[before:]][-1] == 200
+    assert dataset_state(cli, f"{sandbox.username}/accel-cli-resumes") == "ready"
+
+
+def test_what_the_client_itself_refuses_we_refuse_in_the_same_cases(
+    cli: Cli, dataset: Callable[..., Path], sandbox: KaggleSandbox
+) -> None:
+    from accel.core.errors import Rejected
+    from accel.providers.kaggle_datasets import check_names
+
+    for slug, title in (("short", "long enough"), ("long-enough", "tiny"), ("s" * 51, "long enough")):
+        before = len(sandbox.requests("CreateDataset"))
+        done = cli("datasets", "create", "-p", str(dataset(slug, {"a.txt": b"a"}, title=title)))
+        assert "must be between 6 and 50 characters" in done.stdout + done.stderr
+        assert len(sandbox.requests("CreateDataset")) == before
+        with pytest.raises(Rejected):
+            check_names(slug, title)
+
+
 def test_a_failing_script_is_an_error_with_its_reason(
     cli: Cli, push: Callable[..., str], sandbox: KaggleSandbox
 ) -> None:

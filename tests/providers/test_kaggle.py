@@ -34,9 +34,10 @@ from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Numerics, Spec, Stage
 from accel.providers.base import JobState, Provider, RunsBatch, ServesLive
-from accel.providers.kaggle import RATE, T4X2, KaggleProvider
+from accel.providers.kaggle import KaggleProvider
 from accel.providers.kaggle_calls import flat_name, log_text
 from accel.providers.kaggle_client import KaggleCredentials
+from accel.providers.kaggle_machine import RATE, T4X2
 from accel.providers.transport import parse_retry_after
 from accel.sandbox.server import KaggleSandbox
 from accel.wire import Envelope
@@ -262,7 +263,8 @@ def test_a_used_up_quota_is_told_with_its_refresh() -> None:
 def test_sources_kaggle_does_not_know_are_a_failure(sandbox: KaggleSandbox) -> None:
     answer = {"ref": "/code/u/accel-one", "versionNumber": 1, "invalidDatasetSources": ["u/gone"]}
     sandbox.set_faults({"on": "SaveKernel", "kind": "odd_body", "text": json.dumps(answer)})
-    with pytest.raises(Rejected, match="invalidDatasetSources"):
+    # no Rejected: that says that nothing runs
+    with pytest.raises(JobFailed, match="invalidDatasetSources"):
         asyncio.run(provider(sandbox).create(intent()))
 
 

@@ -11,8 +11,9 @@ import pytest
 from accel.core.lease import Intent
 from accel.core.offer import Offer, Realm
 from accel.core.runtime import Runtime
-from accel.providers.kaggle import RATE, T4X2, KaggleProvider
+from accel.providers.kaggle import KaggleProvider
 from accel.providers.kaggle_client import KaggleCredentials
+from accel.providers.kaggle_machine import RATE, T4X2
 from accel.sandbox.server import KaggleSandbox
 from accel.testing.case import Breakage, ProviderCase
 from accel.testing.conformance import ProviderContract

@@ -86,9 +86,9 @@ def test_a_client_may_take_it_for_its_proxy(sandbox: KaggleSandbox) -> None:
 
 
 def test_what_is_not_imitated_says_so(sandbox: KaggleSandbox) -> None:
-    answer = post(sandbox, "datasets.DatasetApiService/CreateDataset")
+    answer = post(sandbox, "datasets.DatasetApiService/DownloadDataset")
     assert answer.status_code == 501
-    assert "datasets.DatasetApiService/CreateDataset" in answer.json()["message"]
+    assert "datasets.DatasetApiService/DownloadDataset" in answer.json()["message"]
     assert httpx.get(f"{sandbox.url}/").status_code == 404
 
 
