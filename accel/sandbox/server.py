@@ -6,29 +6,25 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from accel.core.errors import UsageError
-from accel.sandbox.faults import FaultScript
+from accel.sandbox.cloud import SandboxCloud
 from accel.sandbox.kaggle import KaggleApp
 from accel.sandbox.kaggle_blobs import Blobs
 from accel.sandbox.kaggle_datasets import Datasets
 from accel.sandbox.runner import Runner
 from accel.sandbox.serving import Server
 from accel.sandbox.store import WEEK_S, Store
-from accel.sandbox.wire import WireRecord
 
 # Nominal seconds of the waits. Kaggle publishes none: these are round numbers, not measurements.
 QUEUE_S, COLD_S, READY_S = 30.0, 60.0, 120.0
 LARGEST = 20 << 30  # of one data set; ours: nobody rehearses with more
 
 
-class KaggleSandbox:
+class KaggleSandbox(SandboxCloud[KaggleApp]):
     """A Kaggle on loopback, in a thread, for as long as the ``with`` block lasts.
 
     root: folder that keeps its state; None: a temporary one. port: 0 takes a free one. username, key,
@@ -40,6 +36,8 @@ class KaggleSandbox:
     folder is taken.
     """
 
+    title, slug = "Kaggle", "kaggle"
+
     def __init__(
         self, root: Path | None = None, *, port: int = 0, username: str = "", key: str = "",
         token: str = "", time_scale: float = 60.0, queue_s: float = QUEUE_S, cold_s: float = COLD_S,
@@ -47,93 +45,45 @@ class KaggleSandbox:
         deny_unknown: bool = True, now: Callable[[], float] = time.time, ready_s: float = READY_S,
         largest: int = LARGEST, compute_s: float | None = None, week_over_s: float = 0.0,
     ) -> None:  # fmt: skip
-        if not time_scale > 0:
-            raise UsageError(f"time_scale must be positive, not {time_scale}")
-        self.root, self.time_scale = root, time_scale
-        self.url = self.username = self.key = self.token = ""
-        self._port, self._account = port, {"username": username, "key": key, "token": token}
+        super().__init__(root, port=port, time_scale=time_scale, faults=faults)
+        self.username = self.key = self.token = ""
+        self._account = {"username": username, "key": key, "token": token}
         self._now, self._deny_unknown = now, deny_unknown
         self._ready_s, self._largest, self._week_over_s = ready_s, largest, week_over_s
-        self._faults = FaultScript(faults)
         self._runner_options: dict[str, Any] = {
             "time_scale": time_scale, "queue_s": queue_s, "cold_s": cold_s, "slots": slots,
             "allowance_s": gpu_hours * 3600, "compute_s": compute_s,
         }  # fmt: skip
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._app: KaggleApp | None = None
         self._store: Store | None = None
-        self._server: Server | None = None
 
-    def __enter__(self) -> KaggleSandbox:
-        server = self._server = Server("sandbox Kaggle", self._port)
-        try:
-            if self.root is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="accel-kaggle-")
-                self.root = Path(self._temporary.name)
-            over_s = self._week_over_s / self.time_scale
-            store = self._store = Store(self.root, now=self._now, week_over_s=over_s, **self._account)
-            blobs = Blobs(self.root / "uploads", self._now, WEEK_S)
-            datasets = Datasets(
-                self.root / "datasets", blobs, store.username, self._now,
-                ready_s=self._ready_s / self.time_scale, time_scale=self.time_scale,
-                largest=self._largest, deny_unknown=self._deny_unknown,
-            )  # fmt: skip
-            self.url = server.url
-            self.username, self.key, self.token = store.username, store.key, store.token
-            self._app = KaggleApp(
-                store, lambda s: Runner(s, inputs=datasets.folder, **self._runner_options), blobs, datasets,
-                self._faults, deny_unknown=self._deny_unknown,
-            )  # fmt: skip
-            server.start(self._app)
-        except BaseException:
-            self._stop()
-            raise
-        return self
+    def _open(self, root: Path, server: Server) -> KaggleApp:
+        over_s = self._week_over_s / self.time_scale
+        store = self._store = Store(root, now=self._now, week_over_s=over_s, **self._account)
+        self.username, self.key, self.token = store.username, store.key, store.token
+        blobs = Blobs(root / "uploads", self._now, WEEK_S)
+        datasets = Datasets(
+            root / "datasets", blobs, store.username, self._now, ready_s=self._ready_s / self.time_scale,
+            time_scale=self.time_scale, largest=self._largest, deny_unknown=self._deny_unknown,
+        )  # fmt: skip
+        return KaggleApp(
+            store, lambda s: Runner(s, inputs=datasets.folder, **self._runner_options), blobs, datasets,
+            self._faults, deny_unknown=self._deny_unknown,
+        )  # fmt: skip
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
+    def _close(self) -> None:
         if self._store is not None:
             self._store.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = self.root = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server is serving."""
-        return self._server is not None and self._server.alive
-
-    def set_faults(self, *rules: Mapping[str, Any]) -> None:
-        """Replace the fault script (see ``sandbox.faults``); no rules: everything works."""
-        self._faults.set(rules)
 
     def reset(self) -> None:
         """Start afresh: every session is killed, and kernels, charges, faults and requests forgotten."""
-        assert self._app is not None, "the sandbox has not been started"
-        self._app.reset()
-
-    def requests(self, call: str = "") -> list[WireRecord]:
-        """What has come over the wire, oldest first; only ``call`` (a method's name) if given."""
-        assert self._app is not None, "the sandbox has not been started"
-        return [r for r in list(self._app.wire) if call in ("", r.call)]
+        self.app.reset()
 
     def describe(self) -> dict[str, Any]:
         """How to point a client here. The key and token open this sandbox and nothing else."""
-        return {
-            "url": self.url,
-            "realm": "sandbox",
+        return super().describe() | {
             "username": self.username,
             "key": self.key,
             "token": self.token,
-            "folder": str(self.root),
-            "time_scale": self.time_scale,
             # kagglesdk 0.1.37, kaggle_env.py:24-50: LOCALHOST is http://localhost, port 80; a proxy
             # brings it here. The downloads come from 127.0.0.1, and go there directly.
             "official_cli_env": {

@@ -291,7 +291,7 @@ def test_a_server_that_hangs_is_unreachable_in_time(sandbox: KaggleSandbox) -> N
 FAILURES = (
     {"kind": "http", "status": 503}, {"kind": "http", "status": 429, "seconds": 0.01},
     {"kind": "http", "status": 500}, {"kind": "drop"}, {"kind": "lost_answer"},
-    {"kind": "hang", "seconds": 1.0},
+    {"kind": "hang", "seconds": 1.5},
 )  # fmt: skip
 
 
@@ -300,8 +300,8 @@ def test_the_sdk_itself_retries_nothing(
     sandbox: KaggleSandbox, failure: dict[str, Any], tmp_path: Path
 ) -> None:
     """Retries live in one layer: every call of ours that fails was one request on the wire."""
-    kaggle = provider(sandbox, call_s=0.3)
-    lease = asyncio.run(job(kaggle))
+    kaggle = provider(sandbox, call_s=0.5)
+    lease = asyncio.run(job(provider(sandbox)))
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "GetAcceleratorQuotaStatistics": lambda: kaggle.probe(BATCH),
         "SaveKernel": lambda: kaggle.create(intent("accel-two")),
