@@ -152,7 +152,8 @@ async def submit(made: GPUAccelerator, config: dict[str, Any]) -> None:
     need = Need(Stage.EMBED, Lane.BATCH, only=only)
     ident = config.get("id", "job")
     task = Task(ident, Lane.BATCH, SPEC, Size(8, tokens=1000), need)
-    inputs = Envelope(ident, SPEC.fields(), pack_texts([f"text {n}" for n in range(8)]))
+    bulk = "x" * config.get("bulk", 0)  # characters that each text is longer by
+    inputs = Envelope(ident, SPEC.fields(), pack_texts([f"text {n}{bulk}" for n in range(8)]))
     given = {"task_id": ident, "spec": SPEC.fields(), "seconds": config.get("seconds", 0.5)}
     given["told_s"] = config.get("told_s", given["seconds"])
     await made.submit(task, bundle.Bundle.make(given, inputs))

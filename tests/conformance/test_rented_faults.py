@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rented import NAMES, cloud, drive
+from rented import FAULTS, NAMES, cloud, drive
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 LATE_S = 6.0  # Modal's billing hour here, and a little
@@ -23,21 +23,6 @@ ORDER = {
     "runpod": ("CreatePod", "CreateEndpoint"), "vast": ("CreateInstance", "CreateInstance"),
     "modal": ("AppPublish", "AppPublish"),
 }  # fmt: skip
-FAULTS: dict[str, list[dict[str, Any]]] = {
-    "refused": [{"on": "*", "kind": "drop", "times": 0}],
-    "refused midway": [{"on": "*", "kind": "drop", "times": 30, "after": 6}],
-    "hangs": [{"on": "*", "kind": "hang", "times": 0, "after": 4}],
-    "slow": [{"on": "*", "kind": "delay", "seconds": 0.5, "times": 6}],
-    "5xx burst": [{"on": "*", "kind": "http", "status": 503, "times": 8, "after": 3}],
-    "429": [{"on": "*", "kind": "http", "status": 429, "seconds": 1, "times": 2, "after": 3}],
-    "auth revoked": [{"on": "*", "kind": "auth_revoked", "times": 0}],
-    "auth revoked midway": [{"on": "*", "kind": "auth_revoked", "times": 12, "after": 6}],
-    "balance gone": [{"on": "ORDER", "kind": "http", "status": 402, "text": "insufficient balance"}],
-    "answer lost": [{"on": "ORDER", "kind": "lost_answer"}],
-    "nonsense": [{"on": "*", "kind": "odd_body", "text": "[]", "times": 4, "after": 2}],
-}
-
-
 def never_up(name: str, running: Any) -> None:
     if name == "runpod":
         kinds = ("CreatePod", "RunSync")
