@@ -147,7 +147,7 @@ class _Request(Generic[T]):
         patience_s = self._health.patience_s(scored, self._task)
         if share_s is None or (patience_s is not None and patience_s <= share_s):
             return patience_s, True
-        return share_s, share_s >= tail_s(scored.estimate)
+        return share_s, share_s >= tail_s(scored.estimate) + self._health.ahead_s(scored.offer.provider)
 
     async def _alone(self, one: Try) -> Tried[T] | None:
         """Run one try here, without a task of its own."""

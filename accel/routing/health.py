@@ -48,7 +48,7 @@ _FREE_TO_GO: tuple[str, float | None] = ("", None)
 
 @dataclass(slots=True)
 class Call:
-    """One call in flight, from ``begin`` to its one end."""
+    """One call in flight, from ``begin`` to its one end. expected_s: of computing."""
 
     provider: str
     task: Task
@@ -57,6 +57,7 @@ class Call:
     began: float
     generation: int
     account: int | None
+    expected_s: float
 
 
 class Health:
@@ -130,14 +131,21 @@ class Health:
         return None if provider == LOCAL else self._place(provider).limiter
 
     def begin(self, provider: str, task: Task, now: float, expected_s: float = 0.0) -> Call:
-        """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment."""
+        """A call begins, in a place of the limiter's, where ``refusal`` gave None at this moment. expected_s:
+        seconds that it will compute."""
         line = self._line(provider, task.spec)
         place = line.place
         account = None if place.account.phase is Phase.CLOSED else place.account.begin(now)
-        call = Call(provider, task, line, place, now, line.breaker.begin(now), account)
+        call = Call(provider, task, line, place, now, line.breaker.begin(now), account, expected_s)
+        place.ahead_s += expected_s
         if provider == LOCAL:
             self._here[id(call)] = (now, expected_s)
         return call
+
+    def ahead_s(self, provider: str) -> float:
+        """Seconds that our calls in flight there are expected to compute: what comes now may be served behind
+        them all."""
+        return max(0.0, self._place(provider).ahead_s)
 
     def overtaken(self, call: Call) -> bool:
         """Whether the breaker opened since ``begin``."""
@@ -194,9 +202,9 @@ class Health:
         """Longest seconds a try may take, whatever the deadline; None: as long as it wants.
 
         The p99.9 of similar calls, at least twice their median, stretched where this task is larger, and
-        their median for each other call of ours in flight there, which may be served before; cold start
-        apart, for which twice the expected, or the longest seen, is added. Where nothing is measured,
-        ``FIRST_S`` or ten times the prior.
+        what our calls in flight there are expected to compute, of whatever stage, which may be served before;
+        cold start apart, for which twice the expected, or the longest seen, is added. Where nothing is
+        measured, ``FIRST_S`` or ten times the prior. To be asked before ``begin``.
         """
         provider, expected = scored.offer.provider, scored.estimate.timing
         if provider == LOCAL:
@@ -207,8 +215,7 @@ class Health:
         if (view := line.track.view(task.size)) is None:
             first = max(FIRST_S + 2.0 * expected.cold_s, GENEROUS * expected.total_s)
             return min(first * doubled, max(first, generous))
-        before = max(0, line.place.limiter.in_flight - 1)  # the caller's own place is taken
-        usual = view.p999_s * view.stretch(task.size) + before * view.p50_s
+        usual = view.p999_s * view.stretch(task.size) + line.place.ahead_s
         longest = usual * doubled
         return min(longest, max(usual, generous)) + 2.0 * max(expected.cold_s, view.cold_s)
 
@@ -260,6 +267,7 @@ class Health:
         return sum(s for _, s in self._here.values()) - min(now - began, first_s)
 
     def _over(self, call: Call, now: float, weight: int | None, well: bool | None) -> None:
+        call.place.ahead_s -= call.expected_s
         if call.provider == LOCAL:
             self._here.pop(id(call), None)
             return

@@ -14,12 +14,13 @@ from accel.routing.track import Ceiling, Success, Track, View
 class Place:
     """One provider as a whole."""
 
-    __slots__ = ("account", "ended", "limiter", "paused_until")
+    __slots__ = ("account", "ahead_s", "ended", "limiter", "paused_until")
 
     def __init__(self, chance: random.Random) -> None:
         self.account, self.limiter = Breaker(chance), Limiter()
         self.paused_until = float("-inf")
         self.ended: float | None = None  # the last call
+        self.ahead_s = 0.0  # expected of the calls in flight
 
     def since_s(self, now: float) -> float | None:
         """Seconds since our last call ended, 0 while one is in flight; None when there was none."""

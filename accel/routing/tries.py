@@ -54,8 +54,8 @@ class Books(Protocol):
 @dataclass(slots=True)
 class Try:
     """One try in flight. waited_s: for its place. bound_s: longest it may run. full: that is as long as such
-    a call may well take. retry: not the first of its request. hedge: another is in flight. unsent: it was
-    given up before it was sent."""
+    a call may well take. retry: not the first of its request. hedge: another is in flight. ahead_s: what our
+    calls before it were expected to compute there. unsent: it was given up before it was sent."""
 
     id: str
     scored: Scored
@@ -66,6 +66,7 @@ class Try:
     full: bool
     retry: bool
     hedge: bool
+    ahead_s: float = 0.0
     meter: Meter | None = None
     unsent: bool = False
 
@@ -91,8 +92,10 @@ class Tries:
         """Reserve and begin, in the place that the caller took; None, and the place given back, when the
         books would not have it. A hedge that they would not have is no attempt."""
         now, ident = self._clock(), self._runtime.new_id()
-        expected_s = scored.estimate.timing.compute_s
-        call = self._health.begin(scored.offer.provider, self._task, now, expected_s)
+        provider, expected = scored.offer.provider, scored.estimate.timing
+        ahead_s = self._health.ahead_s(provider)
+        # where the far end does not tell what it computed, all of it passed for the way
+        call = self._health.begin(provider, self._task, now, expected.compute_s or expected.transfer_s)
         try:
             meter = self._books.open(ident, scored, bound_s)
         except Exception as refused:  # whatever it was, nothing may be sent that is not on the books
@@ -100,10 +103,10 @@ class Tries:
             if not hedge:
                 self.done.append(self._attempt(ident, scored, Outcome.FAILED, waited_s, Cost(), refused))
             return None
-        retry = self.sent > 0 and not hedge and self._health.limiter(scored.offer.provider) is not None
+        retry = self.sent > 0 and not hedge and self._health.limiter(provider) is not None
         self.sent += 1
         self._health.throttle.retries += retry
-        return Try(ident, scored, call, now, waited_s, bound_s, full, retry, hedge, meter)
+        return Try(ident, scored, call, now, waited_s, bound_s, full, retry, hedge, ahead_s, meter)
 
     def no_place(self, scored: Scored, waited_s: float) -> None:
         """Nothing was sent: no place among its calls in flight became free in time."""
@@ -126,10 +129,11 @@ class Tries:
     def failed(self, one: Try, error: Exception) -> None:
         """It raised, or its time was over (``TimedOut``)."""
         now = self._clock()
-        expected_s = one.scored.estimate.timing.total_s
+        expected_s = one.scored.estimate.timing.total_s + one.ahead_s
         short = isinstance(error, TimedOut) and one.bound_s is not None and one.bound_s < expected_s
         if one.unsent or short:
-            # less than it was expected to need, as the first tries of a cold one get: it says nothing
+            # less than it was expected to need, as the first tries of a cold one get, or those of a burst
+            # that wait for each other: it says nothing
             self._health.dropped(one.call, now)
         else:
             self._health.failed(

@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -31,6 +32,7 @@ from accel.core.errors import (
     Unreachable,
 )
 from accel.core.money import Basis, Cost, NanoUSD
+from accel.core.task import Spec, Stage
 from accel.routing.cascade import MAX_ATTEMPTS, cascade
 from accel.routing.health import FIRST_S, Health
 from accel.routing.turns import LONGEST_ASKED_S, LONGEST_PAUSE_S
@@ -671,6 +673,45 @@ def test_a_try_that_got_less_than_it_was_expected_to_need_says_nothing_of_the_pr
     untried = run_virtual(main(12.0))
     assert run_virtual(main(0.5)) < untried
     assert untried == Health(random.Random(1)).standing("a", task(), 0.0).success
+
+
+def behind(reranks: int, within_s: float | None) -> tuple[Ran, Scene]:
+    """A call of 0.1 s at a worker that does one after another, behind calls of another stage, 1 s each."""
+
+    async def main() -> tuple[Ran, Scene]:
+        free_at = 0.0
+
+        def one_by_one(name: str, now: float) -> Step:
+            nonlocal free_at
+            free_at = max(free_at, now) + (1.0 if len(scene.calls) <= reranks else 0.1)
+            return "ok", free_at - now, None
+
+        scene = Scene(does=one_by_one)
+        measured(scene, "a", [0.1] * 50)
+        other = replace(task("r"), spec=Spec(Stage.RERANK, model="m"))
+        before = [asyncio.ensure_future(scene.ask([scored("a", 1.0)], other)) for _ in range(reranks)]
+        await asyncio.sleep(0.0)
+        ran = await scene.ask(["a"], task(within_s=within_s))
+        await asyncio.gather(*before)
+        return ran, scene
+
+    return run_virtual(main())
+
+
+def test_who_waits_behind_calls_of_another_stage_does_not_take_it_for_a_hang() -> None:
+    ran, scene = behind(3, None)
+    assert ran.output == "from a"
+    assert ran.took_s == pytest.approx(3.1)
+    assert scene.health.ahead_s("a") == pytest.approx(0.0)
+
+
+def test_a_deadline_too_short_for_those_before_it_says_nothing_of_the_provider() -> None:
+    untried = Scene()
+    measured(untried, "a", [0.1] * 50)
+    ran, scene = behind(3, 2.0)
+    assert ran.tried == [("a", "TimedOut")]
+    success = [x.health.standing("a", task(), 2.0).success for x in (scene, untried)]
+    assert success[0] == pytest.approx(success[1])
 
 
 def test_what_is_gone_of_a_deadline_already_is_not_given_to_the_tries() -> None:

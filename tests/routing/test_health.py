@@ -432,15 +432,21 @@ def test_cold_starts_seen_are_no_part_of_the_scatter_but_are_waited_for() -> Non
 
 
 def test_each_other_call_in_flight_there_may_be_served_before() -> None:
-    """Else a burst at one worker passes for a worker that hangs."""
+    """Else a burst at one worker passes for a worker that hangs. What it takes of whatever stage counts."""
     h = health()
     for _ in range(KEPT):
         succeed(h, seconds=1.0)
     limiter = h.limiter("a")
     assert limiter is not None
+    rerank = replace(task(), spec=Spec(Stage.RERANK, model="m"))
+    calls = []
     for others in range(3):
         assert limiter.take()
-        assert h.patience_s(scored("a"), task()) == pytest.approx(2.0 + others)
+        assert h.patience_s(scored("a"), task()) == pytest.approx(2.0 + 5.0 * others)
+        calls.append(h.begin("a", rerank, 0.0, 5.0))
+    for call in calls:
+        h.dropped(call, 1.0)
+    assert h.patience_s(scored("a"), task()) == pytest.approx(2.0)
 
 
 def test_it_is_known_how_long_no_call_of_ours_was_there() -> None:
