@@ -2,7 +2,7 @@
 pandas (2.2) and gradio (5). What is pushed is the script of ``accel push``, run as the sandbox runs it.
 
 The environments lie under .venv-conformance/image-VERSION and are made here with pip where they are missing,
-and that Python is there (several GB each, as PyPI's torch for them is a CUDA build: with ACCEL_IMAGES=1 only).
+and that Python is there (several GB each, PyPI's torch for them being a CUDA build: only with ACCEL_IMAGES=1).
 In any case one is put together from this very environment, without what the images do not have.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pythons import python_of
 
 from accel.core.runtime import Runtime
 from accel.experiments.embed_benchmark import prepare
@@ -51,13 +52,12 @@ def interpreter(version: str) -> Path:
     python = folder / "bin" / "python"
     if python.exists():
         return python
-    pyenv = sorted((Path("/root/.pyenv/versions")).glob(f"{version}.*/bin/python"))
-    base = pyenv[-1] if pyenv else shutil.which(f"python{version}")
+    base = python_of(version)
     if base is None:
         pytest.skip(f"this machine has no Python {version}")
     if not os.environ.get("ACCEL_IMAGES"):
         pytest.skip(f"{folder.name} is not there; ACCEL_IMAGES=1 makes it (several GB from PyPI)")
-    subprocess.run([str(base), "-m", "venv", str(folder)], check=True, timeout=120)
+    subprocess.run([base, "-m", "venv", str(folder)], check=True, timeout=120)
     made = subprocess.run(
         [str(python), "-m", "pip", "install", "--quiet", *WANTED], capture_output=True, text=True,
         timeout=1500, check=False,

@@ -11,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from typing import Any
 
 import pytest
 from colab_cloud import RUNTIME, intent_on
+from pythons import python_of
 
 from accel.core.errors import NoCapacity, Unreachable
 from accel.core.lease import Released, Unknown
@@ -65,17 +64,7 @@ def environment(name: str, python: str, wanted: tuple[str, ...], proof: str) -> 
 
 def newer_python() -> str | None:
     """A Python that the command line asks for."""
-    if sys.version_info >= (3, 12):
-        return sys.executable
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    ours = sorted(home.glob(".pyenv/versions/3.1[2-9]*/bin/python"), reverse=True)
-    found = [shutil.which(f"python3.{minor}") for minor in (13, 12)]
-    return next((str(p) for p in (*ours, *found) if p and Path(p).exists() and _runs(str(p))), None)
-
-
-def _runs(python: str) -> bool:
-    ask = "import sys, venv, ensurepip; raise SystemExit(sys.version_info < (3, 12))"
-    return subprocess.run([python, "-c", ask], capture_output=True).returncode == 0
+    return sys.executable if sys.version_info >= (3, 12) else python_of("3.13", "3.12")
 
 
 @pytest.fixture(scope="module")

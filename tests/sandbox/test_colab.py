@@ -51,7 +51,7 @@ def way(cloud: ColabSandbox, ident: str = "one") -> dict[str, str]:
 
 
 def test_an_order_is_an_operation_and_not_shown_until_it_is_done(cloud: ColabSandbox) -> None:
-    cloud.set_cold(300.0)  # 0.3 s
+    cloud.set_cold(3000.0)  # 3 s
     told = order(cloud)
     assert set(told) == {"name"}
     assert call(cloud, "GET", "/v1beta/runtimes/one").status_code == 404
