@@ -20,7 +20,7 @@ help:
 	@echo "make app          the question page in a browser"
 	@echo "make test         the tests (under 10 minutes on 2 cores)"
 	@echo "make conformance  slower: vendors' own clients, test collections"
-	@echo "make faults       every fault and kill -9 at every rented cloud (half an hour)"
+	@echo "make faults       every fault and kill -9 at every cloud, a week, a corpus (an hour)"
 	@echo "make live         one real job: PROVIDER=name LIMIT=dollars, with your key"
 	@echo "make campaign     the simulation, longer: SEEDS=100 REQUESTS=20000"
 	@echo "make mutants      breaks the code on purpose; writes docs/promises.md (10 minutes)"

@@ -13,7 +13,7 @@ import pytest
 
 from accel.sandbox.colab import ColabSandbox
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 ARGUMENTS = ("--passages", "2", "--repetitions", "1", "--attended")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conformance.precompute_campaign import KILL_AFTER, run
 
-pytestmark = pytest.mark.conformance
+pytestmark = pytest.mark.faults
 
 
 @pytest.mark.timeout(1800)

@@ -18,7 +18,7 @@ from accel.sandbox.colab import ColabSandbox
 from accel.testing.case import Breakage, ProviderCase
 from accel.testing.conformance import ProviderContract
 
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 RULES: dict[Breakage, dict[str, Any]] = {
     Breakage.UNREACHABLE: {"on": "*", "kind": "drop", "times": 0},
     Breakage.SERVER_ERROR: {"on": "*", "kind": "http", "status": 503, "times": 0},
