@@ -130,9 +130,10 @@ def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsErr
             continue
         verb = "forbid" if term.allowed is Allowed.NO else "ask you to accept before"
         what = "live serving" if use is Use.LIVE else f"{use} use"
+        how = f' To accept: accel accept-terms "{term.key}"' if term.allowed is Allowed.ASK else ""
         return TermsError(
             f"{provider}: its terms {verb} {what}.",
-            clause=term.clause + (" [quoted second-hand]" if term.second_hand else ""),
+            clause=term.clause + (" [quoted second-hand]" if term.second_hand else "") + how,
             url=term.url, read_on=term.read_on.isoformat(),
         )  # fmt: skip
     return None

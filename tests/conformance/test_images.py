@@ -2,7 +2,7 @@
 pandas (2.2) and gradio (5). What is pushed is the script of ``accel push``, run as the sandbox runs it.
 
 The environments lie under .venv-conformance/image-VERSION and are made here with pip where they are missing,
-and that Python is there (several GB each, as PyPI's torch for them is a CUDA build: with ACCEL_IMAGES=1 only).
+and that Python is there (several GB each, as torch for them is a CUDA build: only with ACCEL_IMAGES=1).
 In any case one is put together from this very environment, without what the images do not have.
 """
 
