@@ -28,7 +28,8 @@ _FIND = '''\
 import base64, glob, hashlib, json, sys, tempfile, zipfile
 
 def _attached(name, digest):
-    found = [p for root in {roots!r} for p in sorted(glob.glob(glob.escape(root) + "/**/" + name, recursive=True))]
+    below = [glob.escape(root) + "/**/" + name for root in {roots!r}]
+    found = [path for wanted in below for path in sorted(glob.glob(wanted, recursive=True))]
     for path in found:
         told = hashlib.sha256()
         with open(path, "rb") as file:
@@ -56,7 +57,7 @@ class Attached:
 
 
 def render_here(folder: Path) -> str:
-    """The bundle's script for this very machine, of any size: what does not fit in is read from ``folder``."""
+    """The bundle's script for this very machine, of any size: what does not fit is read from ``folder``."""
     try:
         return render_script(folder)
     except TooLarge:
