@@ -35,6 +35,7 @@ from accel.ledger import Budgets, Job, Ledger, Limits, Period, decisions, jobs, 
 from accel.ledger.limits import LAUNCHES_PER_HOUR
 from accel.monitoring.alerts import delivering
 from accel.monitoring.channels import Channel
+from accel.providers import accepted as acceptances
 from accel.providers import terms
 from accel.routing import Health, Inputs, State, replay, same
 from accel.wire import Envelope
@@ -210,7 +211,10 @@ async def open_accelerator(
     SettingsError for a key that cannot be one.
     """
     settings, runtime = config.load_settings(), Runtime.production()
-    root = (home or environment.workdir()) / realm.value
+    base = home or environment.workdir()
+    root = base / realm.value
+    both = dict.fromkeys((*settings.accepted_terms, *acceptances.accepted(base)))
+    settings = settings.model_copy(update={"accepted_terms": tuple(both)})
     if access is None:
         access = keys.accesses() if realm is Realm.REAL else {}
     for name in asked:

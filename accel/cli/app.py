@@ -118,6 +118,23 @@ app.command("offers", short_help="what each provider would give now, and at what
 app.command("doctor", short_help="check all and how to mend it; --diagnose finds troubles")(prepared.doctor)
 
 
+@app.command("accept-terms", short_help="accept a term that a provider asks about, on record")
+def accept_terms(
+    term: Annotated[str, typer.Argument(help='As refusals name it, like "kaggle/private data".')],
+) -> None:
+    """Accept a term that a provider's use asks about; shown and kept with its clause, URL and dates."""
+    from datetime import UTC, datetime
+
+    from accel import environment
+    from accel.cli import terminal
+    from accel.providers.accepted import accept
+
+    accepted = accept(term, environment.workdir(), datetime.now(UTC))
+    where = f"{accepted.url}, read {accepted.read_on:%Y-%m-%d}"
+    second = " Quoted second-hand: read it there first." if accepted.second_hand else ""
+    terminal.say(f"accepted {accepted.key}: {accepted.clause} ({where}){second}")
+
+
 @app.command(short_help="why it went where it went; --replay ranks it again")
 def explain(
     ident: Annotated[

@@ -31,7 +31,7 @@ from accel.core.task import Lane, Need, Numerics
 from accel.providers.base import Fetched, JobState, Progress
 from accel.wire import Envelope
 from accel.worker.artefacts import MANIFEST
-from accel.worker.bundle import render_script
+from accel.worker.attached import render_here
 from accel.worker.engine import Worker
 
 SCRIPT, LOG, PID, LOCK = "job.py", "job.log", "job.pid", "job.lock"
@@ -57,7 +57,7 @@ class LocalProvider:
 
     def __init__(
         self, realm: Realm, worker: Worker, folder: Path, runtime: Runtime,
-        render: Callable[[Path], str] = render_script,
+        render: Callable[[Path], str] = render_here,
     ) -> None:  # fmt: skip
         self.realm, self.worker, self._folder, self._runtime = realm, worker, folder, runtime
         self._render = render

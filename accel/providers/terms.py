@@ -138,7 +138,7 @@ def check(provider: str, need: Need, accepted: Collection[str] = ()) -> TermsErr
         mended = ""
         if term.allowed is Allowed.ASK:
             own = " or attend it, on a terminal or with --attended" if use is Use.UNATTENDED else ""
-            mended = f' Put "{term.key}" into accepted_terms,{own or " if you do"}.'
+            mended = f' To accept: accel accept-terms "{term.key}"{own}.'
         what = "live serving" if use is Use.LIVE else f"{use} use"
         return TermsError(
             f"{provider}: its terms {verb} {what}.{mended}",

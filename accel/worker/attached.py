@@ -16,7 +16,7 @@ from typing import Any
 
 from accel.core.errors import UsageError
 from accel.wire import Envelope
-from accel.worker.bundle import Bundle, coded
+from accel.worker.bundle import Bundle, TooLarge, coded, render_script
 
 FOLDER = "attached"  # beside the bundle's own files
 # Kaggle mounts data sets below /kaggle/input and starts a script in /kaggle/working; how deep is not promised
@@ -28,7 +28,8 @@ _FIND = '''\
 import base64, glob, hashlib, json, sys, tempfile, zipfile
 
 def _attached(name, digest):
-    found = [p for root in {roots!r} for p in sorted(glob.glob(root + "/**/" + name, recursive=True))]
+    below = [glob.escape(root) + "/**/" + name for root in {roots!r}]
+    found = [path for wanted in below for path in sorted(glob.glob(wanted, recursive=True))]
     for path in found:
         told = hashlib.sha256()
         with open(path, "rb") as file:
@@ -55,10 +56,18 @@ class Attached:
     files: tuple[Path, ...]
 
 
-def attach(folder: Path) -> Attached:
+def render_here(folder: Path) -> str:
+    """The bundle's script for this very machine, of any size: what does not fit is read from ``folder``."""
+    try:
+        return render_script(folder)
+    except TooLarge:
+        return attach(folder, (str((folder / FOLDER).resolve()),)).script
+
+
+def attach(folder: Path, roots: tuple[str, ...] = ROOTS) -> Attached:
     """The bundle in ``folder`` as a short script and its files, written below it (again: the same ones).
 
-    Raises UsageError for what is no bundle.
+    roots: where the script looks for them. Raises UsageError for what is no bundle.
     """
     bundle = Bundle.open(folder)
     inputs = Envelope.from_bytes(bundle.inputs)
@@ -68,7 +77,7 @@ def attach(folder: Path) -> Attached:
     head = {"task_id": inputs.task_id, "spec": dict(inputs.spec), "meta": dict(inputs.meta)}
     script = (
         '"""accel job: takes its package and its inputs from attached files, and runs one job."""\n'
-        + _FIND.format(roots=ROOTS, wheel=wheel.name, wheel_digest=wheel_digest)
+        + _FIND.format(roots=roots, wheel=wheel.name, wheel_digest=wheel_digest)
         + f'JOB = """\\\n{coded(json.dumps(bundle.job).encode())}"""\n'
         + f'HEAD = """\\\n{coded(json.dumps(head).encode())}"""\n'
         + "from accel.worker.attached import whole\nfrom accel.worker.job import main\n\n"

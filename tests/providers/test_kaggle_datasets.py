@@ -481,6 +481,24 @@ def test_the_far_end_refuses_an_input_that_was_altered(tmp_path: Path, light: by
     assert "is damaged" in run().stderr
 
 
+def test_this_machine_runs_a_bundle_of_any_size(tmp_path: Path, light: bytes) -> None:
+    from accel.providers.local import LocalProvider
+    from accel.worker.engine import Worker
+
+    async def scenario() -> None:
+        local = LocalProvider(Realm.SANDBOX, Worker(), tmp_path / "[odd] jobs", RUNTIME)
+        lease = await local.create(intent(bundle(tmp_path / "[odd] bundle", light)))
+        await local.start(lease)
+        async with asyncio.timeout(60):
+            while not (await local.poll(lease)).state.terminal:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.05)
+        await local.fetch(lease, tmp_path / "home")
+        result = read_result(tmp_path / "home", task_id="t", spec=SPEC, provider="local")
+        assert result.output.tensors["total"][0] == int(tensors()["bytes"].astype(np.int64).sum())
+
+    asyncio.run(scenario())
+
+
 class Wire(KaggleClient):
     """A store that answers from a list, for what a real one would do once in a year."""
 
