@@ -145,7 +145,8 @@ class KaggleProvider:
             resets = quota.resets_at
             when = f"; it refreshes at {resets:%Y-%m-%d %H:%M} UTC" if resets else ""
             told = f"the weekly GPU quota is used up{when}"
-            return Unfit(self.name, self.realm, told, now, again_at=resets)
+            again = resets if quota.total_s > 0 else None  # a week of nothing is not waited for
+            return Unfit(self.name, self.realm, told, now, again_at=again)
         return Offer(
             id=f"{self.name}-{self.realm}-t4x2", provider=self.name, realm=self.realm, gpu=T4X2,
             rate=RATE, as_of=now,

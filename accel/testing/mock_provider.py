@@ -142,12 +142,12 @@ class MockBatchProvider:
             lost = await self._meet("probe")
         except ProviderError as error:
             return Unfit(self.name, self.realm, str(error), now)
-        reason = "no answer" if lost else self._unfit(need)
-        if reason:
+        if reason := "no answer" if lost else self._unfit(need):
             return Unfit(self.name, self.realm, reason, now)
         left_s, resets = self._quota(), now + timedelta(seconds=self._week_s - self._now() % self._week_s)
         if left_s is not None and left_s <= 0:
-            return Unfit(self.name, self.realm, "the quota is used up", now, again_at=resets)
+            again_at = resets if self._quota_s else None  # a week of nothing is not waited for
+            return Unfit(self.name, self.realm, "the quota is used up", now, again_at=again_at)
         return Offer(
             id=f"{self.name}-offer", provider=self.name, realm=self.realm, gpu=self._gpu,
             rate=self._rate, as_of=now, source="mock provider", lanes=self._lanes,
