@@ -240,7 +240,8 @@ class _Run:
         return self._texts[shard.start : shard.start + shard.count]
 
     def _event(self, label: str, event: Event) -> None:
-        if event.message and event.step == JobStep.RUNNING:
+        # that it runs, and that it waits for a place; a failed try is told when its shard is given up
+        if event.message and (event.step == JobStep.RUNNING or event.message.startswith("waits: ")):
             self._say(f"{label}: {event.message.removeprefix('running ').removeprefix('accel: ')}")
 
     def _say(self, line: str) -> None:

@@ -89,7 +89,7 @@ def test_a_full_place_is_asked_again_and_no_shard_counts_as_failed(tmp_path: Pat
         found = await world.go()
         assert same(found) and found.left == {}
         assert world.providers["kaggle"].at_once == 1
-        assert any("full" in t.line for t in world.told)
+        assert any("waits: " in t.line for t in world.told)
         world.settled()
 
     play(tmp_path, scene, kaggle={**FREE, "most": 1, "job_s": 20.0}, local={"job_s": 20.0})
