@@ -125,14 +125,14 @@ class _Request(Generic[T]):
         provider = scored.offer.provider
         if provider == LOCAL:
             return False
-        if refusal := self._health.refusal(provider, self._task, now):
-            reason, again_s = refusal
-            self._turns.skip(scored, reason, None if again_s is None else now + again_s)
-            return True
-        if self._tries.sent and (reason := self._health.throttle.refusal(provider)):
-            self._turns.skip(scored, reason, None)
-            return True
-        return False
+        refusal = self._health.refusal(provider, self._task, now)
+        if refusal is None and self._tries.sent:
+            refusal = self._health.throttle.refusal(provider)
+        if refusal is None:
+            return False
+        reason, again_s = refusal
+        self._turns.skip(scored, reason, None if again_s is None else now + again_s)
+        return True
 
     def _share_s(self, scored: Scored, now: float) -> float | None:
         if self._ends is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 TOKENS, SUCCESS_TOKENS = 10.0, 0.1
 RETRY_SHARE, LEAST_RETRIES = 0.2, 3
 HEDGE_SHARE, MOST_HEDGES = 0.05, 10.0
+AGAIN_S = 0.1  # a call that fails does so in about that time; ours
 
 
 class Throttle:
@@ -47,13 +48,14 @@ class Throttle:
         """Retry tokens left."""
         return self._tokens.get(provider, TOKENS)
 
-    def refusal(self, provider: str) -> str:
-        """Why no retry may go to ``provider`` now, or ""."""
+    def refusal(self, provider: str) -> tuple[str, float | None] | None:
+        """Why no retry may go to ``provider`` now, and seconds until it is worth asking again (None: nobody
+        knows); None where one may. Who has nothing else left waits for a retry of another request to end."""
         if self.tokens(provider) <= TOKENS / 2:
-            return "too many of its calls failed for another retry"
+            return "too many of its calls failed for another retry", None
         if self.retries >= max(LEAST_RETRIES, RETRY_SHARE * self.active):
-            return f"{self.retries} retries are under way already"
-        return ""
+            return f"{self.retries} retries are under way already", AGAIN_S
+        return None
 
     @property
     def can_hedge(self) -> bool:

@@ -35,6 +35,7 @@ from accel.core.money import Basis, Cost, NanoUSD
 from accel.core.task import Spec, Stage
 from accel.routing.cascade import MAX_ATTEMPTS, cascade
 from accel.routing.health import FIRST_S, Health
+from accel.routing.throttle import LEAST_RETRIES
 from accel.routing.turns import LONGEST_ASKED_S, LONGEST_PAUSE_S
 from accel.simulation import run_virtual
 
@@ -531,6 +532,19 @@ def test_a_breaker_that_opens_while_a_call_waits_for_its_place_stops_it() -> Non
     ran, scene = run_virtual(main())
     assert all(r.output == "from local" for r in ran)
     assert sum(name == "a" for name, _ in scene.calls) == 4  # those that had a place
+
+
+@pytest.mark.parametrize("asked", [4, 12])
+def test_who_has_nothing_else_left_waits_until_fewer_retries_are_under_way(asked: int) -> None:
+    async def main() -> tuple[list[Ran], Scene]:
+        scene = Scene(does=down(0.0, 99.0, "a", after=1.0), after=2.0)
+        many = [scene.ask(["a", "b"], task(f"t{n}", within_s=60)) for n in range(asked)]
+        return await asyncio.gather(*many), scene
+
+    ran, scene = run_virtual(main())
+    assert all(r.output == "from b" for r in ran), [str(r.error) for r in ran if r.error]
+    if asked == 4:  # all of them were retries
+        assert scene.most["b"] == LEAST_RETRIES
 
 
 def test_only_one_probe_is_sent_however_many_ask() -> None:

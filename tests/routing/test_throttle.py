@@ -5,19 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.routing.throttle import HEDGE_SHARE, MOST_HEDGES, TOKENS, Throttle
+from accel.routing.throttle import AGAIN_S, HEDGE_SHARE, MOST_HEDGES, TOKENS, Throttle
 
 
 def test_no_retry_at_half_of_the_tokens_or_fewer() -> None:
     throttle = Throttle()
     for _ in range(4):
         throttle.told("a", False)
-        assert throttle.refusal("a") == ""
+        assert throttle.refusal("a") is None
     throttle.told("a", False)
-    assert "failed" in throttle.refusal("a")
-    assert throttle.refusal("b") == ""
+    assert throttle.refusal("a") == ("too many of its calls failed for another retry", None)
+    assert throttle.refusal("b") is None
     throttle.told("a", True)
-    assert throttle.refusal("a") == ""  # 5.1 tokens
+    assert throttle.refusal("a") is None  # 5.1 tokens
 
 
 def test_ten_successes_make_up_for_one_failure_and_no_more_are_saved() -> None:
@@ -30,10 +30,10 @@ def test_ten_successes_make_up_for_one_failure_and_no_more_are_saved() -> None:
     assert throttle.tokens("a") == 0.0
     for _ in range(50):
         throttle.told("a", True)
-    assert throttle.refusal("a") != "" or throttle.tokens("a") > TOKENS / 2
+    assert throttle.refusal("a") is not None or throttle.tokens("a") > TOKENS / 2
     throttle.told("a", True)
     throttle.told("a", True)
-    assert throttle.refusal("a") == ""
+    assert throttle.refusal("a") is None
 
 
 def test_retries_in_flight_are_a_fifth_of_the_active_requests_or_three() -> None:
@@ -41,14 +41,14 @@ def test_retries_in_flight_are_a_fifth_of_the_active_requests_or_three() -> None
     for _ in range(10):
         throttle.begin(live=False)
     throttle.retries = 2
-    assert throttle.refusal("a") == ""
+    assert throttle.refusal("a") is None
     throttle.retries = 3
-    assert "retries are under way" in throttle.refusal("a")
+    assert throttle.refusal("a") == ("3 retries are under way already", AGAIN_S)
     for _ in range(10):
         throttle.begin(live=False)
-    assert throttle.refusal("a") == ""  # four of twenty
+    assert throttle.refusal("a") is None  # four of twenty
     throttle.retries = 4
-    assert throttle.refusal("a") != ""
+    assert throttle.refusal("a") is not None
     for _ in range(20):
         throttle.end()
     assert throttle.active == 0
