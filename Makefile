@@ -33,8 +33,9 @@ demo: $(READY)
 app: $(READY)
 	@$(PY) gradio_app.py
 
+# Two at a time: most tests wait for processes and servers of their own.
 test: $(READY)
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n 2 --dist worksteal
 
 conformance: $(READY)
 	@$(PY) -m pytest -q -m conformance
