@@ -1,9 +1,9 @@
 """A pytest plugin: seconds per room, printed at the end of a run, beside what each room may take.
 
 A room is the first folder under ``tests/``; single files there are one room, "(root)". The seconds are of
-both processes that `make test` uses together: the budgets are for two cores, and add up to less than twice the
-ten minutes that it may last. A room above its budget is marked; it fails nothing, because how fast a machine
-is, is no property of the code.
+both processes of `make test` together: the budgets are for two cores, and add up to less than twice the ten
+minutes that it may last. A room above its budget is marked; it fails nothing, because how fast a machine is,
+is no property of the code.
 """
 
 from __future__ import annotations

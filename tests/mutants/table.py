@@ -41,7 +41,7 @@ class Mutant:
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "late", 3, "accel/routing/cascade.py",
-        "        return share_s, share_s >= tail_s(scored.estimate)\n",
+        "        return share_s, share_s >= tail_s(scored.estimate) + self._health.ahead_s(scored.offer.provider)\n",
         "        return share_s + 60.0, share_s >= tail_s(scored.estimate)\n",
         "a try may run a minute past the deadline", 1,
     ),

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -319,6 +320,10 @@ def test_the_sdk_itself_retries_nothing(
         before = len(sandbox.requests(name))
         sandbox.set_faults({"on": name, "times": 0, **failure})
         asyncio.run(fails(call))
+        for _ in range(250):  # a request that hung is on record once the sandbox saw us go
+            if len(sandbox.requests(name)) > before:
+                break
+            time.sleep(0.02)
         assert len(sandbox.requests(name)) - before == 1, name
         sandbox.set_faults()
 
