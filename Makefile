@@ -18,7 +18,7 @@ FAISS := $(if $(CONDA_PREFIX),$(shell python -c "import importlib.metadata as m;
 help:
 	@echo "make demo         the main job, end to end: no account, no GPU"
 	@echo "make app          the question page in a browser"
-	@echo "make test         the tests, two at a time (ten minutes on 2 cores)"
+	@echo "make test         the tests, two at a time (14 minutes on 2 slow cores)"
 	@echo "make conformance  slower: vendors' own clients, test collections"
 	@echo "make faults       every fault and kill -9 at every cloud, a week, a corpus (an hour)"
 	@echo "make live         one real job: PROVIDER=name LIMIT=dollars, with your key"
