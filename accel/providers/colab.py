@@ -25,9 +25,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from accel.core.errors import ProviderError, Rejected, SettingsError, Unauthorised, Unreachable, UsageError
+from accel.core.errors import ProviderError, Rejected, Unauthorised, Unreachable, UsageError
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.offer import Offer, Realm, Unfit
 from accel.core.runtime import Runtime
@@ -39,6 +38,7 @@ from accel.providers.colab_calls import API, FRONT, Account, ColabCalls, Exists,
 from accel.providers.colab_jupyter import Jupyter
 from accel.providers.colab_machine import ColabMachines
 from accel.providers.colab_offers import UNITS, UnitRate, offered, one_question, unfit
+from accel.providers.reach import check_endpoint
 from accel.worker.bundle import Bundle
 from accel.worker.kernel_job import GRACE_S, manifest
 
@@ -48,7 +48,6 @@ NO_KEY = ("no credentials: set COLAB_API_KEY to an access token, to the file of 
 PREFIX = "accel-"
 # RFC 1034 as the document has it: 1 to 63 characters, a letter first, a letter or digit last
 NAME_RULE = re.compile(r"accel-[a-z0-9-]{0,56}[a-z0-9]")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_LIFETIME_S = 12 * 3600 - GRACE_S  # "up to 12 hours" (Colab FAQ, resource limits; free of charge)
 # Ours: what an idle runtime is kept for is not published, about 90 minutes by its users' account.
 IDLE_ALLOWANCE_S = 5400.0
@@ -84,10 +83,7 @@ class ColabProvider:
         units: Mapping[str, UnitRate] = UNITS, cold_s: float = COLD_PRIOR_S, call_s: float = 30.0,
         boot_s: float = 600.0, settle_s: float | None = None, poll_s: float | None = None,
     ) -> None:  # fmt: skip
-        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
-            raise SettingsError(f"Colab: realm {realm} does not go with endpoint {endpoint}.")
-        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
-            raise SettingsError("Colab: a sandbox is on this machine; its endpoint is not.")
+        check_endpoint("Colab", realm, endpoint)
         self.realm: Realm = realm
         self._runtime, self._accepted, self._confirm, self._units = runtime, accepted_terms, confirm, units
         self._credentials, self._cold_s = credentials, cold_s

@@ -30,14 +30,12 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from accel.core.errors import (
     JobFailed,
     NoCapacity,
     ProviderError,
     Rejected,
-    SettingsError,
     Unauthorised,
     Unreachable,
     UsageError,
@@ -49,7 +47,6 @@ from accel.core.task import Lane, Need
 from accel.providers.base import Fetched, JobState, Progress
 from accel.providers.kaggle_calls import KaggleCalls, utc
 from accel.providers.kaggle_client import (
-    LOOPBACK,
     NAME,
     KaggleCredentials,
     NotFound,
@@ -57,6 +54,7 @@ from accel.providers.kaggle_client import (
 from accel.providers.kaggle_datasets import LARGEST, POLL_S, READY_S, Datasets
 from accel.providers.kaggle_machine import NUMERICS, RATE, T4X2, unfit
 from accel.providers.kaggle_uploads import PAUSE_S, Uploads
+from accel.providers.reach import check_endpoint
 from accel.worker.attached import FOLDER, Attached, attach
 from accel.worker.bundle import Bundle, TooLarge, render_script
 
@@ -104,10 +102,7 @@ class KaggleProvider:
         attach: Callable[[Path], Attached] = attach, largest: int = LARGEST, ready_s: float = READY_S,
         poll_s: float | None = None,
     ) -> None:  # fmt: skip
-        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
-            raise SettingsError(f"Kaggle: realm {realm} does not go with endpoint {endpoint}.")
-        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
-            raise SettingsError("Kaggle: a sandbox is on this machine; its endpoint is not.")
+        check_endpoint("Kaggle", realm, endpoint)
         self.realm: Realm = realm
         self._runtime, self._credentials, self._accepted = runtime, credentials, accepted_terms
         self._calls = KaggleCalls(credentials, endpoint, call_s)

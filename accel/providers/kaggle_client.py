@@ -31,6 +31,7 @@ from accel.core.errors import (
     Unauthorised,
     Unreachable,
 )
+from accel.providers.reach import LOOPBACK
 from accel.providers.transport import parse_retry_after
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 NAME = "kaggle"
 T = TypeVar("T")
 CHUNK = 1 << 20
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from accel.core.errors import ProviderError, Rejected, SettingsError, Unauthorised
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
@@ -35,10 +34,11 @@ from accel.providers.modal_app import JOB, NEEDS, Deployments, Plan
 from accel.providers.modal_batch import JobFunction, confirmed_gone
 from accel.providers.modal_bytes import bundled
 from accel.providers.modal_calls import ModalCalls, named
-from accel.providers.modal_client import LOOPBACK, NAME, Denied, ModalClient, ModalCredentials, NotFound
+from accel.providers.modal_client import NAME, Denied, ModalClient, ModalCredentials, NotFound
 from accel.providers.modal_live import DEPLOY_S, LiveFunction
 from accel.providers.modal_live import PREFIX as LIVE_PREFIX
 from accel.providers.modal_rates import NAMES, Sold, catalogue, fitting
+from accel.providers.reach import check_endpoint
 from accel.wire import Envelope
 from accel.worker.bundle import pack_wheel
 
@@ -76,10 +76,7 @@ class ModalProvider:
         wait_s: float = WAIT_PRIOR_S, cold_s: float = COLD_PRIOR_S, call_s: float = 30.0,
         live_s: float = 300.0, billing_interval_s: float = 3600.0, max_bytes: int = 1 << 30,
     ) -> None:  # fmt: skip
-        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
-            raise SettingsError(f"Modal: realm {realm} does not go with endpoint {endpoint}.")
-        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
-            raise SettingsError("Modal: a sandbox is on this machine; its endpoint is not.")
+        check_endpoint("Modal", realm, endpoint)
         if live_gpu not in NAMES:
             raise SettingsError(f"Modal: no GPU {live_gpu!r}; one of {', '.join(NAMES)}.")
         self.realm: Realm = realm

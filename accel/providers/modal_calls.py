@@ -20,7 +20,8 @@ import httpx
 
 from accel.core.errors import BadOutput, Unreachable
 from accel.core.money import NANO, NanoUSD
-from accel.providers.modal_client import LOOPBACK, NAME, ModalClient, NotFound
+from accel.providers.modal_client import NAME, ModalClient, NotFound
+from accel.providers.reach import LOOPBACK
 
 T = TypeVar("T")
 # enum AppState and GenericResult.GenericStatus of modal_proto/api_pb2 1.6.4

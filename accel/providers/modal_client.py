@@ -37,7 +37,6 @@ from accel.core.errors import (
 
 NAME = "modal"
 T = TypeVar("T")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVERS = "https://api.modal.com,https://api.modal2.com"  # modal/config.py:117
 # gRPC codes (grpc.io, "Status codes"): what of a refusal is ours to read
 CANCELLED, UNKNOWN, DEADLINE, NOT_FOUND, DENIED, EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNSIGNED = (

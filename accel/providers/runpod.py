@@ -22,7 +22,6 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from accel.core.errors import ProviderError, Rejected, SettingsError, Unauthorised
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
@@ -33,6 +32,7 @@ from accel.core.task import Lane, Need
 from accel.providers import runpod_market as market
 from accel.providers import terms
 from accel.providers.base import Fetched, Progress
+from accel.providers.reach import check_endpoint
 from accel.providers.runpod_calls import NAME, Credentials, RunPodCalls
 from accel.providers.runpod_pods import IMAGE, PREFIX, Container, Pods
 from accel.providers.runpod_serverless import LIVE, WORKER_NEED, Serverless, Setup
@@ -43,7 +43,6 @@ from accel.worker.bundle import pack_wheel
 
 NO_KEY = "no credentials: set RUNPOD_API_KEY"
 ENDPOINT = "endpoint/"  # before an endpoint's id in a lease's remote_id
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Until attempts have measured it: nobody publishes how long an image's pull takes.
 COLD_PRIOR_S = 90.0
 SECONDS_PER_BYTE_PRIOR = 1e-6  # 1 MB/s, an ordinary line's upload
@@ -75,10 +74,7 @@ class RunPodProvider:
         up_s: float = 900.0, blind_s: float = 60.0, settle_s: float | None = None,
         bill_s: float | None = None,
     ) -> None:  # fmt: skip
-        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
-            raise SettingsError(f"RunPod: realm {realm} does not go with endpoint {endpoint}.")
-        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
-            raise SettingsError("RunPod: a sandbox is on this machine; its endpoint is not.")
+        check_endpoint("RunPod", realm, endpoint)
         if cloud not in market.KINDS:
             raise SettingsError(f"RunPod: its clouds are SECURE and COMMUNITY, not {cloud}.")
         real = endpoint is None

@@ -22,9 +22,8 @@ import re
 from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from accel.core.errors import NoCapacity, ProviderError, Rejected, SettingsError, Unauthorised, Unreachable
+from accel.core.errors import NoCapacity, ProviderError, Rejected, Unauthorised, Unreachable
 from accel.core.lease import Intent, Lease, Released, Unconfirmed, Unknown
 from accel.core.money import Basis, Cost, NanoUSD, dollars
 from accel.core.offer import Offer, Realm, Unfit
@@ -32,8 +31,9 @@ from accel.core.runtime import Runtime
 from accel.core.task import Lane, Need, Stage
 from accel.providers import terms
 from accel.providers.base import Fetched, Progress
+from accel.providers.reach import check_endpoint
 from accel.providers.vast_calls import CREDIT_HINT, NAME, REAL, LeftBehind, VastCalls
-from accel.providers.vast_machine import LOOPBACK, VastMachines, body, lease_of, listed_lease, wheel_of
+from accel.providers.vast_machine import VastMachines, body, lease_of, listed_lease, wheel_of
 from accel.providers.vast_offers import Quote, Wishes, offer_id, offered, query, quotes
 from accel.wire import Envelope
 from accel.worker.bundle import pack_wheel
@@ -70,10 +70,7 @@ class VastProvider:
         needs: str = NEEDS, cold_s: float | None = None, idle_s: float = 600.0, boot_s: float = 900.0,
         call_s: float = 30.0, settle_s: float | None = None, poll_s: float | None = None,
     ) -> None:  # fmt: skip
-        if (realm is Realm.SANDBOX) != (endpoint is not None) or realm is Realm.SIMULATED:
-            raise SettingsError(f"Vast.ai: realm {realm} does not go with endpoint {endpoint}.")
-        if endpoint is not None and urlsplit(endpoint).hostname not in LOOPBACK:
-            raise SettingsError("Vast.ai: a sandbox is on this machine; its endpoint is not.")
+        check_endpoint("Vast.ai", realm, endpoint)
         here = endpoint is not None
         self.realm: Realm = realm
         self._has_key, self._url = bool(key), endpoint or REAL

@@ -20,11 +20,11 @@ from accel.core.money import NanoUSD, dollars
 from accel.core.offer import Realm
 from accel.providers.base import JobState, Progress
 from accel.providers.far_end import FarEnd
+from accel.providers.reach import LOOPBACK
 from accel.providers.transport import pinned
 from accel.providers.vast_calls import NAME, SEALED, Instance, VastCalls, seal, unseal
 from accel.worker import start
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ONSTART_CHARS = 4048  # docs.vast.ai/api-reference, "Key Quirks", 2026-11-24
 SLACK = 1_000  # nano-dollars an hour by which two ways of rounding may differ
 LONGEST = timedelta(days=1)  # for an instance that does not tell when it ends
